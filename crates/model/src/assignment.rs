@@ -1,0 +1,161 @@
+//! What a server tells an agent: everything its node needs, and nothing more.
+//!
+//! A session starts with one complete set; increments follow, each naming the set it applies to and the set it results in, so
+//! that an agent which missed one asks for a complete set again instead of drifting.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::net::Ipv4Net;
+use crate::object::{DataRecord, ServiceNetwork, Slot};
+use crate::phase::Desired;
+use crate::spec::{EndpointMode, PortSpec, ServiceSpec};
+use crate::{DataId, Name, NodeId, ReplicaId, ServiceId};
+
+/// One item of an agent's set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Item {
+    /// The node itself.
+    Node(NodeItem),
+    /// A replica to run here, or to stop.
+    Replica(ReplicaItem),
+    /// A service that this node can route to.
+    Service(ServiceItem),
+    /// Another node and the addresses behind it.
+    Peer(PeerItem),
+    /// A config or secret that a replica of this node uses.
+    Data(DataRecord),
+}
+
+/// Names an [`Item`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "id", rename_all = "snake_case")]
+pub enum ItemKey {
+    /// The node itself.
+    Node,
+    /// A replica.
+    Replica(ReplicaId),
+    /// A service.
+    Service(ServiceId),
+    /// Another node.
+    Peer(NodeId),
+    /// A config or secret.
+    Data(DataId),
+}
+
+impl Item {
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> ItemKey {
+        match self {
+            Self::Node(_) => ItemKey::Node,
+            Self::Replica(item) => ItemKey::Replica(item.id),
+            Self::Service(item) => ItemKey::Service(item.id),
+            Self::Peer(item) => ItemKey::Peer(item.id),
+            Self::Data(item) => ItemKey::Data(item.id),
+        }
+    }
+}
+
+/// What the cluster decided about the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeItem {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name in the cluster.
+    pub name: String,
+    /// Its replicas' addresses; the first usable one is the gateway and name server.
+    pub subnet: Ipv4Net,
+    /// All replicas' addresses in the cluster: traffic between them is not masqueraded.
+    pub replica_pool: Ipv4Net,
+    /// All virtual addresses.
+    pub service_pool: Ipv4Net,
+    /// Labels, for templates.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A replica of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaItem {
+    /// Its id.
+    pub id: ReplicaId,
+    /// Its service.
+    pub service: ServiceId,
+    /// Namespace of the service.
+    pub namespace: Name,
+    /// Name of the service.
+    pub service_name: Name,
+    /// The position it fills.
+    pub slot: Slot,
+    /// The revision whose spec this is.
+    pub revision: u32,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// What the leader wants of it.
+    pub desired: Desired,
+    /// The spec of its revision.
+    pub spec: Arc<ServiceSpec>,
+}
+
+impl ReplicaItem {
+    /// `web.3`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.service_name, self.slot)
+    }
+}
+
+/// A service as the data path of a node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceItem {
+    /// Its id.
+    pub id: ServiceId,
+    /// Its namespace.
+    pub namespace: Name,
+    /// Its name.
+    pub name: Name,
+    /// How its name resolves.
+    pub endpoint_mode: EndpointMode,
+    /// Virtual address and names per network.
+    #[serde(default)]
+    pub networks: BTreeMap<String, ServiceNetwork>,
+    /// Published ports, all numbered.
+    #[serde(default)]
+    pub ports: Vec<PortSpec>,
+    /// Replicas that may get traffic, in order of id.
+    #[serde(default)]
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A replica that may get traffic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its id.
+    pub replica: ReplicaId,
+    /// Where it runs.
+    pub node: NodeId,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The position it fills.
+    pub slot: Slot,
+}
+
+/// Another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerItem {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// The addresses of its replicas.
+    pub subnet: Ipv4Net,
+    /// Its address on the network that the nodes share.
+    pub address: IpAddr,
+    /// Port of its agent.
+    pub port: u16,
+}

@@ -1,0 +1,19 @@
+//! What the cluster stores: one type per table of the replicated state.
+
+mod cluster;
+mod data;
+mod image;
+mod node;
+mod replica;
+mod rollout;
+mod service;
+mod token;
+
+pub use cluster::{ClusterConfig, ClusterRecord, RootCertificate};
+pub use data::DataRecord;
+pub use image::{ImageRecord, TagRecord};
+pub use node::{Availability, Node, NodeFacts, NodeStatus};
+pub use replica::{Replica, Slot};
+pub use rollout::{Rollout, RolloutKind, RolloutState};
+pub use service::{HISTORY_REVISIONS, RevisionRecord, Service, ServiceNetwork};
+pub use token::{Role, TokenRecord};

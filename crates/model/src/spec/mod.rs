@@ -1,0 +1,23 @@
+//! What users ask for. An [`Application`] is one Compose file, resolved: nothing in it depends on the client's machine any more.
+
+mod application;
+mod container;
+mod health;
+mod mount;
+mod placement;
+mod port;
+mod restart;
+mod rollout;
+mod service;
+
+pub use application::{Application, DataKind, DataSpec, NetworkSpec, VolumeSpec};
+pub use container::{ContainerSpec, Ulimit, User};
+pub use health::{HealthCheck, HealthTest};
+pub use mount::{DataMount, Mount, MountKind, Propagation};
+pub use placement::{Constraint, ConstraintKey, ConstraintOp, Placement, Preference};
+pub use port::{PORT_AUTO_MAX, PORT_AUTO_MIN, PortMode, PortSpec, Protocol};
+pub use restart::{RestartCondition, RestartPolicy};
+pub use rollout::{FailureAction, UpdateConfig, UpdateOrder};
+pub use service::{
+    Dependency, DependencyCondition, EndpointMode, GenericResource, Mode, NetworkAttachment, Resources, ServiceSpec,
+};

@@ -1,0 +1,166 @@
+//! A workload: how many replicas of which container, where, and how they are reached.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ContainerSpec, Placement, PortSpec, RestartPolicy, UpdateConfig};
+use crate::{ByteSize, MilliCpu, Name};
+
+/// What the user asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Replicated, global or a job.
+    pub mode: Mode,
+    /// What each replica runs.
+    pub container: ContainerSpec,
+    /// What each replica reserves and may use.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Where replicas may and should run.
+    #[serde(default)]
+    pub placement: Placement,
+    /// What happens when a container ends by itself.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// How a new revision is rolled out.
+    #[serde(default)]
+    pub update: UpdateConfig,
+    /// How a rollback is rolled out.
+    #[serde(default)]
+    pub rollback: UpdateConfig,
+    /// How the service's name resolves.
+    #[serde(default)]
+    pub endpoint_mode: EndpointMode,
+    /// Published ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortSpec>,
+    /// Ports open to other services, for information.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expose: Vec<String>,
+    /// Networks it is attached to, by key in the application's `networks`. Empty only with `network_mode: none`.
+    #[serde(default)]
+    pub networks: BTreeMap<Name, NetworkAttachment>,
+    /// Services that must have come so far before a replica of this one starts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub depends_on: BTreeMap<Name, Dependency>,
+    /// Labels of the service (Compose's `deploy.labels`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Raised by `gantry service restart`: a new value is a new revision with the same content.
+    #[serde(default)]
+    pub restart_generation: u64,
+}
+
+/// How many replicas, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// So many replicas.
+    Replicated {
+        /// Wanted count.
+        replicas: u32,
+    },
+    /// One replica on every eligible node.
+    Global,
+    /// Runs to completion so many times.
+    ReplicatedJob {
+        /// Completions wanted.
+        completions: u32,
+        /// At most so many at a time.
+        parallelism: u32,
+    },
+    /// Runs to completion once on every eligible node.
+    GlobalJob,
+}
+
+impl Mode {
+    /// Whether replicas are meant to end by themselves.
+    #[must_use]
+    pub const fn is_job(self) -> bool {
+        matches!(self, Self::ReplicatedJob { .. } | Self::GlobalJob)
+    }
+}
+
+/// Reservations filter nodes, limits are enforced by cgroups.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Most processor time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<MilliCpu>,
+    /// Most memory; past it the kernel kills.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<ByteSize>,
+    /// Most processes and threads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids_limit: Option<u32>,
+    /// Processor time set aside on the node.
+    #[serde(default)]
+    pub cpu_reservation: MilliCpu,
+    /// Memory set aside on the node.
+    #[serde(default)]
+    pub memory_reservation: ByteSize,
+    /// Things a node says it has, set aside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub generic_reservations: Vec<GenericResource>,
+}
+
+/// The smallest memory limit in bytes: 6 MiB, as Docker Engine enforces (`daemon/daemon_unix.go`, linuxMinMemory).
+pub const MEMORY_LIMIT_MIN: ByteSize = ByteSize::mib(6);
+
+/// An amount of something that an agent's configuration says its node has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GenericResource {
+    /// What, such as `gpu`.
+    pub kind: String,
+    /// How many.
+    pub value: u64,
+}
+
+/// How a service's name resolves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointMode {
+    /// To one virtual address, balanced in the kernel.
+    #[default]
+    Vip,
+    /// To the addresses of all ready replicas, in turn.
+    Dnsrr,
+}
+
+/// How a service is attached to a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkAttachment {
+    /// Further names of the service on that network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// The network's name in the cluster, filled in when the application is resolved: `namespace_key`, or its shared name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub network: String,
+}
+
+/// What must be true of another service of the application first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// How far it must have come.
+    pub condition: DependencyCondition,
+    /// A replica is restarted when the other service is updated.
+    #[serde(default)]
+    pub restart: bool,
+    /// When false, the other service may be missing or failed.
+    pub required: bool,
+}
+
+/// Compose's conditions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DependencyCondition {
+    /// At least one replica is running.
+    #[serde(rename = "service_started")]
+    Started,
+    /// At least one replica is healthy.
+    #[serde(rename = "service_healthy")]
+    Healthy,
+    /// Its replicas ended with exit status 0.
+    #[serde(rename = "service_completed_successfully")]
+    CompletedSuccessfully,
+}

@@ -9,6 +9,7 @@ pub mod assignment;
 mod bytes64;
 pub mod explain;
 mod ids;
+mod image_ref;
 mod names;
 pub mod net;
 pub mod object;
@@ -19,6 +20,7 @@ mod units;
 
 pub use bytes64::Bytes64;
 pub use ids::{DataId, NodeId, ReplicaId, ServerId, ServiceId, SessionId, TokenId};
+pub use image_ref::{Digest, ImageRefError, ImageReference};
 pub use names::{Name, NameError, QualifiedName};
 pub use problem::{Class, Problem};
 pub use units::{ByteSize, DurationMs, MilliCpu, Timestamp, UnitError};

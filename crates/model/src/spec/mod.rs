@@ -19,5 +19,6 @@ pub use port::{PORT_AUTO_MAX, PORT_AUTO_MIN, PortMode, PortSpec, Protocol};
 pub use restart::{RestartCondition, RestartPolicy};
 pub use rollout::{FailureAction, UpdateConfig, UpdateOrder};
 pub use service::{
-    Dependency, DependencyCondition, EndpointMode, GenericResource, Mode, NetworkAttachment, Resources, ServiceSpec,
+    Dependency, DependencyCondition, EndpointMode, GenericResource, MEMORY_LIMIT_MIN, Mode, NetworkAttachment,
+    Resources, ServiceSpec,
 };

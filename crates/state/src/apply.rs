@@ -1,0 +1,232 @@
+//! The one place where the state changes.
+
+use std::sync::Arc;
+
+use gantry_model::Timestamp;
+use gantry_model::explain::Event;
+use gantry_model::object::Replica;
+use gantry_model::phase::Phase;
+
+use crate::state::EVENTS_KEPT;
+use crate::{Change, Key, NewEvent, Object, Op, Outcome, Precondition, Refusal, State, Stored, Transaction};
+
+impl State {
+    /// Applies the log entry at `index`, committed in `term`, and returns what changed.
+    ///
+    /// An entry at or below the present revision has been applied already and changes nothing.
+    pub fn apply(&mut self, index: u64, term: u64, transaction: &Transaction) -> (Outcome, Vec<Change>) {
+        if index <= self.revision {
+            return (
+                Outcome::Committed {
+                    revision: self.revision,
+                },
+                Vec::new(),
+            );
+        }
+        self.revision = index;
+        if let Some(refusal) = transaction.require.iter().find_map(|one| self.refusal(one, term)) {
+            return (Outcome::Refused(refusal), Vec::new());
+        }
+        let mut changes = Vec::new();
+        for op in &transaction.ops {
+            self.apply_op(op, transaction.at, &mut changes);
+        }
+        debug_assert_eq!(
+            self.violations_of(&changes),
+            Vec::new(),
+            "applying entry {index} broke an invariant"
+        );
+        (Outcome::Committed { revision: index }, changes)
+    }
+
+    /// Marks an entry without a transaction (a new leader's blank one, a membership change) as applied.
+    pub fn skip(&mut self, index: u64) {
+        self.revision = self.revision.max(index);
+    }
+
+    fn refusal(&self, precondition: &Precondition, term: u64) -> Option<Refusal> {
+        match precondition {
+            Precondition::Absent(key) => self.get(key).map(|_| Refusal::Exists(key.clone())),
+            Precondition::Unchanged { key, modified } => match self.get(key) {
+                None => Some(Refusal::Gone(key.clone())),
+                Some(stored) if stored.modified != *modified => Some(Refusal::Changed(key.clone())),
+                Some(_) => None,
+            },
+            Precondition::Term(wanted) => (*wanted != term).then_some(Refusal::Term {
+                wanted: *wanted,
+                actual: term,
+            }),
+            Precondition::ServiceNameFree(name) => self
+                .indexes
+                .service_by_name
+                .contains_key(name)
+                .then(|| Refusal::NameTaken(name.clone())),
+        }
+    }
+
+    fn apply_op(&mut self, op: &Op, at: Timestamp, changes: &mut Vec<Change>) {
+        match op {
+            Op::Put(object) => self.put(object.as_ref().clone(), at, changes),
+            Op::Delete(key) => self.delete(key, changes),
+            Op::Assign {
+                replica,
+                node,
+                address,
+                explanation,
+            } => {
+                self.edit_replica(*replica, at, changes, |edited| {
+                    if edited.node.is_some() || edited.observed.phase.is_terminal() {
+                        return false;
+                    }
+                    edited.node = Some(*node);
+                    edited.address = Some(*address);
+                    edited.assigned_at = Some(at);
+                    edited.explanation.clone_from(explanation);
+                    edited.observed.phase = Phase::Assigned;
+                    true
+                });
+            }
+            Op::Desire {
+                replica,
+                desired,
+                reason,
+            } => {
+                self.edit_replica(*replica, at, changes, |edited| {
+                    if *desired <= edited.desired {
+                        return false;
+                    }
+                    edited.desired = *desired;
+                    edited.desired_reason.clone_from(reason);
+                    edited.desired_since = Some(at);
+                    true
+                });
+            }
+            Op::Observe { replica, observed } => {
+                self.edit_replica(*replica, at, changes, |edited| edited.observed.merge(observed));
+            }
+            Op::Explain { replica, explanation } => {
+                self.edit_replica(*replica, at, changes, |edited| {
+                    let differs = edited.explanation != *explanation;
+                    edited.explanation.clone_from(explanation);
+                    differs
+                });
+            }
+            Op::Record(event) => self.record(event, at),
+        }
+    }
+
+    fn put(&mut self, object: Object, at: Timestamp, changes: &mut Vec<Change>) {
+        let key = object.key();
+        let replaces = self.get(&key).is_some();
+        if replaces && matches!(object, Object::Replica(_)) {
+            return;
+        }
+        if let Object::Node(node) = &object {
+            self.record_node_transition(node, at);
+        }
+        self.store(key, Arc::new(object), changes);
+    }
+
+    fn delete(&mut self, key: &Key, changes: &mut Vec<Change>) {
+        let Some(stored) = self.objects.remove(key) else { return };
+        self.indexes.remove(&stored.object);
+        changes.push(Change {
+            revision: self.revision,
+            key: key.clone(),
+            before: Some(stored.object),
+            after: None,
+        });
+    }
+
+    fn store(&mut self, key: Key, object: Arc<Object>, changes: &mut Vec<Change>) {
+        let stored = Stored {
+            modified: self.revision,
+            object: object.clone(),
+        };
+        let before = self.objects.insert(key.clone(), stored).map(|stored| stored.object);
+        if let Some(before) = &before {
+            self.indexes.remove(before);
+        }
+        self.indexes.insert(&object);
+        changes.push(Change {
+            revision: self.revision,
+            key,
+            before,
+            after: Some(object),
+        });
+    }
+
+    /// Edits a replica in place, if it exists and `edit` says that it changed something.
+    fn edit_replica(
+        &mut self,
+        id: gantry_model::ReplicaId,
+        at: Timestamp,
+        changes: &mut Vec<Change>,
+        edit: impl FnOnce(&mut Replica) -> bool,
+    ) {
+        let Some(replica) = self.replica(id) else { return };
+        let mut edited = replica.clone();
+        let phase_before = edited.observed.phase;
+        let restarts_before = edited.observed.restarts;
+        if !edit(&mut edited) {
+            return;
+        }
+        if edited.observed.phase != phase_before {
+            let message = phase_message(&edited);
+            self.record(
+                &NewEvent::new(edited.object(), edited.observed.phase.to_string(), message),
+                at,
+            );
+        } else if edited.observed.restarts > restarts_before {
+            self.record(
+                &NewEvent::new(edited.object(), "restarted", edited.observed.message.clone()),
+                at,
+            );
+        }
+        self.store(Key::Replica(id), Arc::new(Object::Replica(edited)), changes);
+    }
+
+    fn record_node_transition(&mut self, node: &gantry_model::object::Node, at: Timestamp) {
+        let object = format!("node {}", node.name);
+        let event = match self.node(node.id) {
+            None => NewEvent::new(object, "joined", format!("joined at {}", node.address)),
+            Some(before) if before.status != node.status => NewEvent::new(
+                object,
+                node.status.to_string(),
+                format!("was {}, is {}", before.status, node.status),
+            ),
+            Some(before) if before.availability != node.availability => NewEvent::new(
+                object,
+                node.availability.to_string(),
+                format!("was {}, is {}", before.availability, node.availability),
+            ),
+            Some(_) => return,
+        };
+        self.record(&event, at);
+    }
+
+    fn record(&mut self, event: &NewEvent, at: Timestamp) {
+        self.events_recorded += 1;
+        self.events.push_back(Arc::new(Event {
+            sequence: self.events_recorded,
+            at,
+            object: event.object.clone(),
+            kind: event.kind.clone(),
+            message: event.message.clone(),
+        }));
+        while self.events.len() > EVENTS_KEPT {
+            self.events.pop_front();
+        }
+    }
+}
+
+fn phase_message(replica: &Replica) -> String {
+    let observed = &replica.observed;
+    if !observed.message.is_empty() {
+        return observed.message.clone();
+    }
+    match (observed.phase, replica.node) {
+        (Phase::Assigned, Some(node)) => format!("placed on node {node}"),
+        _ => String::new(),
+    }
+}

@@ -1,11 +1,12 @@
 //! The one place where the state changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use gantry_model::Timestamp;
 use gantry_model::explain::Event;
-use gantry_model::object::Replica;
+use gantry_model::object::{ImageRecord, Replica};
 use gantry_model::phase::Phase;
+use gantry_model::{NodeId, Timestamp};
 
 use crate::state::EVENTS_KEPT;
 use crate::{Change, Key, NewEvent, Object, Op, Outcome, Precondition, Refusal, State, Stored, Transaction};
@@ -111,7 +112,40 @@ impl State {
                     differs
                 });
             }
+            Op::Hold { image, node } => self.hold(image, *node, changes),
+            Op::Release { digest, node } => self.release(digest, *node, changes),
             Op::Record(event) => self.record(event, at),
+        }
+    }
+
+    fn hold(&mut self, image: &ImageRecord, node: NodeId, changes: &mut Vec<Change>) {
+        let mut record = match self.image(&image.digest) {
+            Some(known) if known.nodes.contains(&node) => return,
+            Some(known) => known.clone(),
+            None => ImageRecord {
+                nodes: BTreeSet::new(),
+                ..image.clone()
+            },
+        };
+        record.nodes.insert(node);
+        self.store(
+            Key::Image(record.digest.clone()),
+            Arc::new(Object::Image(record)),
+            changes,
+        );
+    }
+
+    fn release(&mut self, digest: &str, node: NodeId, changes: &mut Vec<Change>) {
+        let Some(known) = self.image(digest).filter(|known| known.nodes.contains(&node)) else {
+            return;
+        };
+        let mut record = known.clone();
+        record.nodes.remove(&node);
+        let key = Key::Image(record.digest.clone());
+        if record.nodes.is_empty() {
+            self.delete(&key, changes);
+        } else {
+            self.store(key, Arc::new(Object::Image(record)), changes);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use gantry_model::explain::Explanation;
+use gantry_model::object::ImageRecord;
 use gantry_model::phase::{Desired, Observed};
 use gantry_model::{NodeId, ReplicaId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,20 @@ pub enum Op {
         replica: ReplicaId,
         /// Why; `None` when nothing stands in its way any more.
         explanation: Option<Explanation>,
+    },
+    /// A node holds all of an image; the record is made when it is the first.
+    Hold {
+        /// The image; the nodes it names are ignored.
+        image: Box<ImageRecord>,
+        /// Who holds it.
+        node: NodeId,
+    },
+    /// A node holds an image no more; the record goes with the last one.
+    Release {
+        /// The image's manifest digest.
+        digest: String,
+        /// Who held it.
+        node: NodeId,
     },
     /// Records something that happened.
     Record(NewEvent),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerSpec, Placement, PortSpec, RestartPolicy, UpdateConfig};
+use super::{ContainerSpec, Placement, PortMode, PortSpec, RestartPolicy, UpdateConfig};
 use crate::{ByteSize, MilliCpu, Name};
 
 /// What the user asked for.
@@ -50,6 +50,29 @@ pub struct ServiceSpec {
     /// Raised by `gantry service restart`: a new value is a new revision with the same content.
     #[serde(default)]
     pub restart_generation: u64,
+}
+
+impl ServiceSpec {
+    /// Whether going from `self` to `other` needs new replicas: what a replica is made from differs.
+    ///
+    /// Counts, rollout settings, labels of the service, dependencies, placement rules and published ports of the mesh take
+    /// effect around running replicas.
+    #[must_use]
+    pub fn replaces_replicas(&self, other: &Self) -> bool {
+        let host_ports = |spec: &Self| -> Vec<PortSpec> {
+            spec.ports.iter().filter(|port| port.mode == PortMode::Host).cloned().collect()
+        };
+        let attached = |spec: &Self| -> Vec<String> {
+            spec.networks.values().map(|attachment| attachment.network.clone()).collect()
+        };
+        self.container != other.container
+            || self.resources != other.resources
+            || self.restart != other.restart
+            || self.restart_generation != other.restart_generation
+            || std::mem::discriminant(&self.mode) != std::mem::discriminant(&other.mode)
+            || attached(self) != attached(other)
+            || host_ports(self) != host_ports(other)
+    }
 }
 
 /// How many replicas, and for how long.

@@ -1,0 +1,144 @@
+//! A Compose tree to the model: the top level and what its parts refer to each other by.
+//!
+//! **Invariant:** everything wrong is reported in one go; a reader that fails reports and goes on with a default, and the
+//! application is given out only when nothing was reported as an error.
+
+mod checks;
+mod container;
+mod data;
+mod deploy;
+mod environment;
+mod health;
+pub(crate) mod keys;
+mod mounts;
+mod network;
+mod ports;
+mod project;
+mod resolver;
+mod resources;
+mod restart;
+pub(crate) mod scalar;
+mod service;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use gantry_model::Name;
+use gantry_model::spec::{Application, NetworkSpec, VolumeSpec};
+
+pub(crate) use project::{inherit, project_name};
+
+use crate::diagnostic::Site;
+use crate::suggest::nearest;
+use crate::yaml::cursor::Cursor;
+use crate::{Files, Options};
+
+/// The name of the network that services without `networks` share.
+const NETWORK_DEFAULT: &str = "default";
+
+/// What every reader may need besides its own node.
+pub(crate) struct Context<'c> {
+    pub options: &'c Options,
+    /// The environment of the options with Compose's own variables.
+    pub environment: &'c BTreeMap<String, String>,
+    pub files: &'c dyn Files,
+    pub namespace: Name,
+    pub networks: BTreeMap<Name, NetworkSpec>,
+    pub volumes: BTreeMap<Name, VolumeSpec>,
+    pub configs: BTreeSet<Name>,
+    pub secrets: BTreeSet<Name>,
+    /// Configs and secrets that some active service uses: only their content is read.
+    pub used: RefCell<BTreeSet<(data::Kind, Name)>>,
+}
+
+impl Context<'_> {
+    /// The name in the cluster of something the manifest calls `key`.
+    fn cluster_name(&self, key: &Name, shared: Option<&Name>) -> String {
+        shared.map_or_else(|| format!("{}_{key}", self.namespace), Name::to_string)
+    }
+
+    /// Looks a reference up in what the top level declares and reports a miss.
+    fn declared<'k>(
+        &self,
+        at: &Cursor<'_>,
+        what: &str,
+        name: &Name,
+        mut known: impl Iterator<Item = &'k Name> + Clone,
+    ) -> bool {
+        if known.any(|other| other == name) {
+            return true;
+        }
+        let help = nearest(name.as_str(), known.map(Name::as_str)).map_or_else(
+            || format!("declare it under '{what}s:' at the top level"),
+            |other| format!("did you mean '{other}'?"),
+        );
+        at.error_with(format!("{what} '{name}' is not declared"), help);
+        false
+    }
+}
+
+/// A service as read, with the places that the checks across services point at.
+pub(crate) struct Draft {
+    pub name: Name,
+    pub spec: gantry_model::spec::ServiceSpec,
+    /// Where each of `spec.ports` stands.
+    pub ports: Vec<Site>,
+    /// Where each of `spec.depends_on` stands.
+    pub depends_on: BTreeMap<Name, Site>,
+    /// Whether `restart` or `deploy.restart_policy` is given.
+    pub has_restart: bool,
+}
+
+/// Reads a whole application; what comes back is only valid when the sink has no errors.
+pub(crate) fn application(root: &Cursor<'_>, mut context: Context<'_>, sink: &crate::diagnostic::Sink) -> Application {
+    root.check_keys(keys::TOP);
+    check_extension(root);
+    declare(root, &mut context);
+    let (mut drafts, inactive) = service::services(root, &context);
+    checks::across_services(&mut drafts, &inactive, sink);
+    let configs = data::contents(root, data::Kind::Config, &context);
+    let secrets = data::contents(root, data::Kind::Secret, &context);
+    let services: BTreeMap<_, _> = drafts.into_iter().map(|draft| (draft.name, draft.spec)).collect();
+    let mut networks = context.networks;
+    let uses_default = services
+        .values()
+        .any(|service| service.networks.contains_key(NETWORK_DEFAULT));
+    if !uses_default {
+        networks.retain(|name, _| name.as_str() != NETWORK_DEFAULT);
+    }
+    Application {
+        namespace: context.namespace,
+        services,
+        networks,
+        volumes: context.volumes,
+        configs,
+        secrets,
+    }
+}
+
+/// What services may refer to.
+fn declare(root: &Cursor<'_>, context: &mut Context<'_>) {
+    context.networks = root
+        .read("networks", |at| Some(network::networks(at)))
+        .unwrap_or_default();
+    context.volumes = root.read("volumes", |at| Some(mounts::volumes(at))).unwrap_or_default();
+    context.configs = root.read("configs", |at| Some(data::names(at))).unwrap_or_default();
+    context.secrets = root.read("secrets", |at| Some(data::names(at))).unwrap_or_default();
+    if let Ok(name) = Name::new(NETWORK_DEFAULT) {
+        context.networks.entry(name).or_default();
+    }
+}
+
+/// `x-gantry` is ours: unlike other extension fields, what is in it must be known.
+fn check_extension(at: &Cursor<'_>) {
+    let Some(extension) = at.get("x-gantry") else { return };
+    for entry in extension.all_entries() {
+        let known: Vec<_> = keys::X_GANTRY.iter().map(|(name, _)| *name).collect();
+        let help = if known.is_empty() {
+            "this version knows no keys in x-gantry, remove it".to_string()
+        } else {
+            format!("known here: {}", known.join(", "))
+        };
+        entry.error_key(format!("unknown key '{}'", entry.key()), Some(help));
+    }
+}

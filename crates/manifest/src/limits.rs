@@ -1,0 +1,35 @@
+//! Every limit of the crate, so that a hostile manifest costs a clear error and not the machine's memory.
+//!
+//! All of them are far above what people write; the largest Compose files in public repositories have some 2,000 lines.
+
+/// Largest manifest in bytes. Room for a dozen inline configs of the largest size; more is a file, not a manifest.
+pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+
+/// Most nodes of all manifests together, counted after aliases, merge keys and `extends` are expanded: about 100 MB of memory.
+pub const NODES_MAX: usize = 1_000_000;
+
+/// Deepest nesting. Compose needs 9; all recursion over a tree is bounded by this.
+pub const DEPTH_MAX: usize = 64;
+
+/// Deepest nesting of `${A:-${B:-…}}`.
+pub const INTERPOLATION_DEPTH_MAX: usize = 16;
+
+/// Longest text one value may become by interpolation, in bytes.
+pub const INTERPOLATED_BYTES_MAX: usize = DOCUMENT_BYTES_MAX;
+
+/// Longest chain of `extends`.
+pub const EXTENDS_DEPTH_MAX: usize = 16;
+
+/// Most ports one service may publish: a range of media ports such as 10000-20000 fits.
+pub const PORTS_PER_SERVICE_MAX: usize = 16_384;
+
+/// Diagnostics kept; a file with more is broken in one place, and the first ones say where.
+pub const DIAGNOSTICS_MAX: usize = 100;
+
+/// Largest env file in bytes.
+pub const ENV_FILE_BYTES_MAX: usize = 1 << 20;
+
+const _: () = assert!(
+    gantry_model::spec::DataKind::Config.size_max() * 4 < DOCUMENT_BYTES_MAX,
+    "several configs of the largest size must fit inline"
+);

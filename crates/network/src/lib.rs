@@ -1,1 +1,26 @@
-//! placeholder
+//! The service network of a node, applied to its kernel: links, routes, packet rules, replica namespaces, and the name server.
+//!
+//! [`NodeDatapath`] makes the kernel hold a [`Plan`](gantry_netplan::Plan) and gives each replica a network namespace;
+//! [`DnsServer`] answers its names.
+//!
+//! **Invariant:** what is applied outlives the agent; a new agent takes over without a packet lost.
+//! **Invariant:** packet rules change in one transaction: no new connection ever meets half of an update.
+//! **Invariant:** everything made here can be told from what others made (names of links and table, route protocol, folder), and
+//! [`NodeDatapath::teardown`] removes all of it.
+//! Deliberately not here: deciding anything about the rules or names (`gantry-netplan`).
+
+mod conntrack;
+mod datapath;
+
+mod error;
+mod firewall;
+mod links;
+mod namespace;
+mod nft;
+mod node;
+mod routes;
+mod sysctl;
+
+pub use datapath::{Config, NodeDatapath, Report};
+
+pub use error::NetworkError;

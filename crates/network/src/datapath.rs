@@ -1,0 +1,317 @@
+//! Makes the kernel of a node hold a plan, and gives replicas their network namespaces.
+//!
+//! **Invariant:** what was applied last is remembered only after it all succeeded; after a failure, or in a new agent, the next
+//! application starts from what the kernel holds and replaces the rules as a whole, in one transaction.
+//! Deliberately not here: when to apply (the agent), and what (the plan).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use gantry_model::ReplicaId;
+use gantry_model::net::Ipv4Net;
+use gantry_netplan::{Change, Gateway, Plan, Warning, diff, render_commands, render_nft};
+use rtnetlink::packet_route::address::AddressFlags;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+
+use crate::links::{Link, Links, REPLICA_LINK, Veth};
+use crate::node::{self, Names};
+use crate::routes::Target;
+use crate::{NetworkError, conntrack, firewall, namespace, nft};
+
+/// What a data path calls its things; two on one machine need different ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The link that holds the gateway's address, at most 15 characters.
+    pub link: String,
+    /// The nftables table.
+    pub table: String,
+    /// Folder of the replicas' network namespaces; made when missing, on a file system that does not outlive the machine's run.
+    pub run_dir: PathBuf,
+    /// Link that leads to the other nodes, for its MTU; found from routes when absent.
+    pub underlay: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            link: "gantry0".to_string(),
+            table: "gantry".to_string(),
+            run_dir: PathBuf::from("/run/gantry/netns"),
+            underlay: None,
+        }
+    }
+}
+
+/// How an application went.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Whether anything had to change.
+    pub changed: bool,
+    /// Nodes whose address is on no link of ours: their replicas are unreachable from here. Tried again at each application.
+    pub unreachable: BTreeMap<Ipv4Net, IpAddr>,
+    /// Chain of a foreign firewall in which our packets had to be accepted.
+    pub foreign_firewall: Option<&'static str>,
+    /// What the plan itself could not give.
+    pub warnings: Vec<Warning>,
+}
+
+/// The network of one node. All methods may be called at once; applications follow each other.
+pub struct NodeDatapath {
+    names: Names,
+    links: Links,
+    applied: Mutex<Option<Applied>>,
+    /// What replicas need to know, from the last application.
+    base: ArcSwapOption<Base>,
+}
+
+struct Applied {
+    plan: Plan,
+    report: Report,
+}
+
+/// What the links of replicas depend on.
+struct Base {
+    gateway: Gateway,
+    mtu: u32,
+}
+
+impl NodeDatapath {
+    /// Opens the data path of the network namespace that the calling thread is in. Changes nothing yet.
+    ///
+    /// # Errors
+    /// When a configured name is impossible or there is no netlink socket. Must run inside a tokio runtime.
+    pub fn new(config: Config) -> Result<Self, NetworkError> {
+        Ok(Self {
+            names: Names::new(config)?,
+            links: Links::open(&Handle::current())?,
+            applied: Mutex::new(None),
+            base: ArcSwapOption::empty(),
+        })
+    }
+
+    /// Makes the kernel hold the plan. Only what differs from the plan applied before is touched.
+    ///
+    /// # Errors
+    /// When the kernel refuses something; applying again then starts afresh. A node that cannot be reached is no error.
+    pub async fn apply(&self, plan: &Plan) -> Result<Report, NetworkError> {
+        let mut applied = self.applied.lock().await;
+        let report = match applied.take() {
+            None => self.apply_all(plan).await?,
+            Some(before) => self.apply_change(&before, plan).await?,
+        };
+        *applied = Some(Applied {
+            plan: plan.clone(),
+            report: report.clone(),
+        });
+        Ok(report)
+    }
+
+    /// Makes the kernel hold the plan without trusting that it still holds the one applied before: for healing what others
+    /// removed. The rules are replaced as a whole, without a gap.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub async fn reapply(&self, plan: &Plan) -> Result<Report, NetworkError> {
+        self.applied.lock().await.take();
+        self.apply(plan).await
+    }
+
+    async fn apply_all(&self, plan: &Plan) -> Result<Report, NetworkError> {
+        let comment = &self.names.table;
+        let foreign_firewall = firewall::accept_pool(plan.replica_pool, comment).await?;
+        if let Some(chain) = foreign_firewall {
+            tracing::info!(
+                chain,
+                "the machine's firewall drops forwarded packets: accepting those of replicas there"
+            );
+        }
+        self.ready_links(plan).await?;
+        self.remove_strange_routes(plan).await?;
+        let unreachable = self.set_routes(plan, &plan.routes).await?;
+        nft::commit(&self.names.table, &render_nft(plan, &self.names.table)).await?;
+        let (pool, kept) = (plan.replica_pool, plan.endpoints());
+        conntrack::forget_udp(move |address| pool.contains(address) && !kept.contains(&address)).await?;
+        Ok(Report {
+            changed: true,
+            unreachable,
+            foreign_firewall,
+            warnings: plan.warnings.clone(),
+        })
+    }
+
+    async fn apply_change(&self, before: &Applied, plan: &Plan) -> Result<Report, NetworkError> {
+        let change = diff(&before.plan, plan);
+        if change.links {
+            self.ready_links(plan).await?;
+            self.remove_strange_routes(plan).await?;
+        }
+        for subnet in &change.routes_gone {
+            self.links.delete_route(*subnet).await?;
+        }
+        let mut wanted = change.routes_set.clone();
+        let missing = before.report.unreachable.keys();
+        wanted.extend(missing.filter_map(|subnet| Some((*subnet, *plan.routes.get(subnet)?))));
+        let unreachable = self.set_routes(plan, &wanted).await?;
+        self.commit_rules(&change, plan).await?;
+        if !change.endpoints_gone.is_empty() {
+            let gone = change.endpoints_gone.clone();
+            conntrack::forget_udp(move |address| gone.contains(&address)).await?;
+        }
+        Ok(Report {
+            changed: !change.is_empty(),
+            unreachable,
+            foreign_firewall: before.report.foreign_firewall,
+            warnings: plan.warnings.clone(),
+        })
+    }
+
+    async fn commit_rules(&self, change: &Change, plan: &Plan) -> Result<(), NetworkError> {
+        let table = &self.names.table;
+        if change.commands.is_empty() {
+            return Ok(());
+        }
+        match nft::commit(table, &render_commands(&change.commands, table)).await {
+            // Somebody changed the table since: only the whole of it is sure to fit.
+            Err(NetworkError::Rules { message, .. }) => {
+                tracing::warn!(
+                    table,
+                    message,
+                    "packet rules are not as they were left: replacing the table"
+                );
+                nft::commit(table, &render_nft(plan, table)).await
+            }
+            result => result,
+        }
+    }
+
+    async fn ready_links(&self, plan: &Plan) -> Result<(), NetworkError> {
+        let mtu = node::ready(&self.links, &self.names, plan).await?;
+        let gateway = plan.gateway;
+        self.base.store(Some(Arc::new(Base { gateway, mtu })));
+        Ok(())
+    }
+
+    async fn remove_strange_routes(&self, plan: &Plan) -> Result<(), NetworkError> {
+        let own = plan.gateway.subnet;
+        for subnet in self.links.own_routes().await?.into_keys() {
+            // Routes to replicas of this node go with their links.
+            let is_replica = subnet.prefix() == 32 && own.contains(subnet.base());
+            if !plan.routes.contains_key(&subnet) && ![own, plan.service_pool].contains(&subnet) && !is_replica {
+                self.links.delete_route(subnet).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets routes; those whose next hop is out of reach.
+    async fn set_routes(
+        &self,
+        plan: &Plan,
+        wanted: &BTreeMap<Ipv4Net, IpAddr>,
+    ) -> Result<BTreeMap<Ipv4Net, IpAddr>, NetworkError> {
+        let mut unreachable = BTreeMap::new();
+        for (subnet, via) in wanted {
+            if !self.links.set_route(*subnet, Target::Via(*via)).await? {
+                unreachable.insert(*subnet, *via);
+            }
+        }
+        if plan.loopback_ports && !wanted.is_empty() {
+            node::allow_loopback_sources(&self.links, &self.names, plan).await?;
+        }
+        Ok(unreachable)
+    }
+
+    /// Gives the replica a network namespace with its address, and returns the namespace's file. A replica that has one keeps
+    /// it: whatever is missing in it is added.
+    ///
+    /// # Errors
+    /// Before the first [`apply`](Self::apply), or when the kernel refuses something; attaching again goes on where it stopped.
+    pub async fn attach(&self, replica: ReplicaId, address: Ipv4Addr) -> Result<PathBuf, NetworkError> {
+        let base = self.base.load_full().ok_or(NetworkError::NotApplied)?;
+        let path = self.names.namespace(replica);
+        let inside = namespace::open_or_create(&path).await?;
+        let name = Names::replica_link(replica);
+        let gateway = base.gateway;
+        if self.links.find(&name).await?.is_none() {
+            let veth = Veth {
+                name: &name,
+                namespace: &inside.file,
+                gateway: gateway.address,
+                address,
+                mtu: base.mtu,
+            };
+            self.links.add_veth(&veth).await?;
+        }
+        self.ready_inside(&inside.links, address, gateway).await?;
+        // The route comes last: it takes the address from a replica that had it before, should its link linger.
+        let link = self.existing(&self.links, &name).await?;
+        node::ready_replica(&self.links, &link, address, gateway.address).await?;
+        Ok(path)
+    }
+
+    async fn ready_inside(&self, inside: &Links, address: Ipv4Addr, gateway: Gateway) -> Result<(), NetworkError> {
+        let loopback = self.existing(inside, "lo").await?;
+        inside.set_up(&loopback).await?;
+        let link = self.existing(inside, REPLICA_LINK).await?;
+        inside.set_up(&link).await?;
+        // No route to the subnet comes with the address, since the link leads to the gateway alone.
+        let (prefix, flags) = (gateway.subnet.prefix(), AddressFlags::Noprefixroute);
+        inside.ensure_address(&link, address, prefix, flags).await?;
+        inside.set_neighbour(&link, gateway.address).await?;
+        let next_hop = Ipv4Net::new(gateway.address, 32);
+        inside.set_route(next_hop, Target::Link(link.index, address)).await?;
+        let everywhere = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0);
+        inside
+            .set_route(everywhere, Target::Via(IpAddr::V4(gateway.address)))
+            .await?;
+        Ok(())
+    }
+
+    async fn existing(&self, links: &Links, name: &str) -> Result<Link, NetworkError> {
+        let missing = || NetworkError::LinkMissing { name: name.to_string() };
+        links.find(name).await?.ok_or_else(missing)
+    }
+
+    /// Lets the replica's namespace go; its links vanish with it once its last process has ended. None there is fine.
+    ///
+    /// # Errors
+    /// When it cannot be unmounted.
+    pub fn detach(&self, replica: ReplicaId) -> Result<(), NetworkError> {
+        // The link is not deleted by name: that takes the kernel 30 ms, while the namespace's end costs nobody anything.
+        namespace::release(&self.names.namespace(replica))
+    }
+
+    /// Replicas that have a namespace here, wanted or left over.
+    ///
+    /// # Errors
+    /// When the run folder cannot be read.
+    pub fn list(&self) -> Result<Vec<ReplicaId>, NetworkError> {
+        self.names.replicas()
+    }
+
+    /// Removes everything this data path ever made: rules, routes, links, namespaces, settings (except that the node keeps
+    /// forwarding packets, on which others may have come to rely).
+    ///
+    /// # Errors
+    /// When something cannot be removed; what follows it stays too.
+    pub async fn teardown(&self) -> Result<(), NetworkError> {
+        let mut applied = self.applied.lock().await;
+        *applied = None;
+        self.base.store(None);
+        nft::delete_table(&self.names.table).await?;
+        firewall::forget_pool(&self.names.table).await?;
+        for subnet in self.links.own_routes().await?.into_keys() {
+            self.links.delete_route(subnet).await?;
+        }
+        for replica in self.names.replicas()? {
+            self.detach(replica)?;
+            self.links.delete(&Names::replica_link(replica)).await?;
+        }
+        self.links.delete(&self.names.link).await?;
+        node::restore(&self.names)
+    }
+}

@@ -1,1 +1,32 @@
-//! placeholder
+//! What should change so that a service becomes what its spec says: state in, plan out.
+//!
+//! [`reconcile`] looks at one service and returns operations, replicas that need a node, and when to look again. Everything it
+//! knows comes from the stored state, so a new leader continues exactly where the last one stopped.
+//!
+//! **Invariant:** a replica that gets traffic is first drained, and stopped only once no node routes to it any more.
+//! **Invariant:** a settled service gives an empty plan.
+//! **Invariant:** a slot has one replica, and a second one only while it takes over from the first.
+//! Deliberately not here: where replicas go (`scheduler`), writing and timing (`control-plane`), restarts in place (`agent`).
+
+mod backoff;
+mod delete;
+mod depends;
+mod draft;
+mod drain;
+mod explain;
+mod global;
+mod job;
+mod plan;
+mod reap;
+mod replicated;
+mod rollout;
+mod slot;
+mod standing;
+mod status;
+
+pub use backoff::{BACKOFF_FIRST, BACKOFF_MAX};
+pub use depends::dependants;
+pub use explain::{Answer, Target, explain};
+pub use plan::{Acks, ServicePlan, View, reconcile};
+pub use reap::HISTORY_PER_SLOT;
+pub use status::{Progress, converged};

@@ -1,0 +1,104 @@
+//! Work that completes: each slot once, at most `parallelism` at a time.
+//!
+//! A replica that ended well is done for good. One that failed used up its restarts, so its slot stays failed. What was
+//! rejected is tried again after a while, what was lost with its node at once. A new revision starts the whole job anew.
+
+use gantry_model::object::{Replica, Rollout, RolloutState, Slot};
+use gantry_model::phase::Phase;
+use gantry_model::spec::{Mode, UpdateOrder};
+
+use crate::draft::{Draft, Fate};
+use crate::plan::Wanted;
+use crate::slot::{Goal, Verdict, is_leaving, verdict};
+use crate::standing::{Standing, node_is_live, standing};
+
+/// Starts what may start, ends what is of another revision or has to move.
+pub(crate) fn run_all(draft: &mut Draft<'_>, wanted: &Wanted) {
+    end_misplaced(draft, wanted);
+    let goal = Goal {
+        revision: draft.service.revision,
+        replacing: Some(UpdateOrder::StopFirst),
+    };
+    let mut free = match draft.service.spec.mode {
+        Mode::ReplicatedJob { parallelism, .. } if parallelism > 0 => parallelism as usize,
+        Mode::ReplicatedJob { .. } | Mode::GlobalJob | Mode::Replicated { .. } | Mode::Global => usize::MAX,
+    };
+    free = free.saturating_sub(busy(draft));
+    for &slot in &wanted.slots {
+        if free == 0 {
+            break;
+        }
+        if start(draft, slot, goal) {
+            free -= 1;
+        }
+    }
+    complete_rollout(draft, wanted);
+}
+
+/// Replicas that run or are about to.
+fn busy(draft: &Draft<'_>) -> usize {
+    draft
+        .replicas()
+        .iter()
+        .filter(|replica| occupies(draft, replica))
+        .count()
+}
+
+/// It runs, may run, or has been told to end but still may: a second one beside it would do the work twice.
+fn occupies(draft: &Draft<'_>, replica: &Replica) -> bool {
+    let stays = !draft.is_retired(replica) || node_is_live(draft.view, replica);
+    (replica.is_active() && stays) || is_leaving(draft, replica)
+}
+
+fn end_misplaced(draft: &mut Draft<'_>, wanted: &Wanted) {
+    for replica in draft.replicas() {
+        if !replica.is_active() || !wanted.slots.contains(&replica.slot) {
+            continue;
+        }
+        if replica.revision != draft.service.revision {
+            draft.retire(replica, "replaced by a new revision of the job", Fate::Stop);
+            continue;
+        }
+        match standing(draft, replica) {
+            Standing::Fit => {}
+            Standing::Misplaced(reason) => draft.retire(replica, &reason, Fate::Stop),
+            Standing::Down(reason) => draft.end(replica, &reason, Fate::Stop),
+        }
+    }
+}
+
+/// Starts a slot if it is its turn; never a second replica beside one that has not ended.
+fn start(draft: &mut Draft<'_>, slot: Slot, goal: Goal) -> bool {
+    let replicas = draft.slot(slot);
+    let completed = |one: &Replica| one.observed.phase == Phase::Completed && one.revision == goal.revision;
+    if replicas.iter().any(|one| completed(one) || occupies(draft, one)) {
+        return false;
+    }
+    match verdict(&replicas, goal, draft.view.now) {
+        Verdict::Create => {
+            draft.create(slot, goal.revision);
+            true
+        }
+        Verdict::Wait(at) => {
+            draft.wake(at);
+            false
+        }
+        Verdict::Rest => false,
+    }
+}
+
+/// A job's rollout is over once nothing of an earlier revision runs.
+fn complete_rollout(draft: &mut Draft<'_>, wanted: &Wanted) {
+    let running = draft.service.rollout.as_ref().is_some_and(Rollout::is_running);
+    let stale = |one: &Replica| {
+        let replaceable = wanted.slots.contains(&one.slot) && !one.observed.phase.is_terminal();
+        one.revision != draft.service.revision && replaceable
+    };
+    if running && !draft.replicas().iter().any(|one| stale(one)) {
+        let now = draft.view.now;
+        if let Some(rollout) = &mut draft.edit_service().rollout {
+            rollout.state = RolloutState::Completed;
+            rollout.ended_at = Some(now);
+        }
+    }
+}

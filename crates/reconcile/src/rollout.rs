@@ -1,0 +1,345 @@
+//! From one revision to another, batch by batch.
+//!
+//! Slots are *fresh* (never filled), *waiting* (run another revision), *in flight* (being replaced) or *settled* (the new
+//! replica serves, or its failure has been counted). The next batch starts when nothing is in flight and the delay has passed;
+//! the rollout is complete when nothing waits and the monitor time of the last batch has passed without too many failures.
+//!
+//! **Invariant:** at most `parallelism` slots that served are in flight.
+//! **Invariant:** all progress is in [`Rollout`] and the replicas; batches are timed by the leader's clock.
+
+use std::sync::Arc;
+
+use gantry_model::object::{Replica, Rollout, RolloutKind, RolloutState, Slot};
+use gantry_model::phase::{Desired, Health, Phase};
+use gantry_model::spec::{FailureAction, Mode, PortSpec, ServiceSpec, UpdateConfig};
+use gantry_model::{DurationMs, ReplicaId, Timestamp};
+
+use crate::draft::Draft;
+use crate::slot::Goal;
+use crate::standing::node_is_live;
+
+/// How far one slot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Fresh,
+    Waiting { serves: bool },
+    InFlight,
+    Settled,
+}
+
+/// What each slot should come to now; advances the stored rollout on the way.
+pub(crate) fn goals(draft: &mut Draft<'_>, slots: &[Slot]) -> Vec<(Slot, Goal)> {
+    match draft.service.rollout.clone() {
+        Some(rollout) if rollout.state == RolloutState::Running => advance(draft, slots, &rollout),
+        Some(rollout) if rollout.state == RolloutState::Paused => paused_goals(draft, slots, &rollout),
+        Some(_) | None => steady_goals(draft, slots),
+    }
+}
+
+/// Every slot keeps what it has.
+fn paused_goals(draft: &Draft<'_>, slots: &[Slot], rollout: &Rollout) -> Vec<(Slot, Goal)> {
+    let fresh = if draft.has_revision(rollout.from) {
+        rollout.from
+    } else {
+        rollout.to
+    };
+    let goal = |slot: &Slot| Goal {
+        revision: kept_revision(draft, *slot).unwrap_or(fresh),
+        replacing: None,
+    };
+    slots.iter().map(|slot| (*slot, goal(slot))).collect()
+}
+
+/// No rollout: the present revision everywhere. Leftovers of another one, as on a node that was away, get a rollout of their own.
+fn steady_goals(draft: &mut Draft<'_>, slots: &[Slot]) -> Vec<(Slot, Goal)> {
+    let to = draft.service.revision;
+    let pseudo = new_rollout(to, to, RolloutKind::Update, Timestamp::default());
+    let waiting = |slot: &&Slot| matches!(progress(draft, **slot, &pseudo), Progress::Waiting { .. });
+    let leftover = slots.iter().find(waiting).and_then(|slot| kept_revision(draft, *slot));
+    if let Some(from) = leftover {
+        let now = draft.view.now;
+        draft.edit_service().rollout = Some(new_rollout(from, to, RolloutKind::Update, now));
+        draft.record(
+            "rollout_started",
+            format!("replicas of revision {from} remain, rolling out {to}"),
+        );
+        draft.wake(now);
+    }
+    let order = Some(draft.service.spec.update.order);
+    let goal = |slot: &Slot| match progress(draft, *slot, &pseudo) {
+        Progress::Waiting { .. } => keep(draft, *slot, to),
+        Progress::Fresh | Progress::InFlight | Progress::Settled => Goal {
+            revision: to,
+            replacing: order,
+        },
+    };
+    slots.iter().map(|slot| (*slot, goal(slot))).collect()
+}
+
+/// One step of a running rollout.
+fn advance(draft: &mut Draft<'_>, slots: &[Slot], stored: &Rollout) -> Vec<(Slot, Goal)> {
+    let config = config_of(&draft.service.spec, stored.kind).clone();
+    let mut rollout = stored.clone();
+    rollout.failed.extend(new_failures(draft, &rollout, config.monitor));
+    if let Some(message) = exceeded(&rollout, &config, slots.len())
+        && config.failure_action != FailureAction::Continue
+    {
+        give_up(draft, rollout, &config, message);
+        let after = draft.edit_service().rollout.clone();
+        return after.map_or_else(Vec::new, |after| paused_goals(draft, slots, &after));
+    }
+    let progress: Vec<(Slot, Progress)> = slots
+        .iter()
+        .map(|slot| (*slot, progress(draft, *slot, &rollout)))
+        .collect();
+    let selected = schedule(draft, &mut rollout, &progress, &config);
+    let to = rollout.to;
+    if rollout != *stored {
+        draft.edit_service().rollout = Some(rollout);
+    }
+    let goal = |slot: Slot, progress: Progress| match progress {
+        Progress::Waiting { .. } if !selected.contains(&slot) => keep(draft, slot, to),
+        Progress::Waiting { .. } | Progress::Fresh | Progress::InFlight | Progress::Settled => Goal {
+            revision: to,
+            replacing: Some(config.order),
+        },
+    };
+    progress
+        .iter()
+        .map(|(slot, progress)| (*slot, goal(*slot, *progress)))
+        .collect()
+}
+
+/// Decides what the moment allows: the next batch, waiting, or the end. Returns the slots of a new batch.
+fn schedule(
+    draft: &mut Draft<'_>,
+    rollout: &mut Rollout,
+    slots: &[(Slot, Progress)],
+    config: &UpdateConfig,
+) -> Vec<Slot> {
+    let now = draft.view.now;
+    if slots
+        .iter()
+        .any(|(_, one)| matches!(one, Progress::InFlight | Progress::Fresh))
+    {
+        rollout.batch_done_at = None;
+        return Vec::new();
+    }
+    if rollout.batch_done_at.is_none() && has_begun(draft, rollout) {
+        rollout.batch_done_at = Some(now);
+    }
+    let batch = next_batch(slots, config.parallelism);
+    let pause = if batch.is_empty() { config.monitor } else { config.delay };
+    let due = rollout.batch_done_at.map_or(now, |at| at.after(pause));
+    if due > now {
+        draft.wake(due);
+        return Vec::new();
+    }
+    if batch.is_empty() {
+        complete(draft, rollout);
+    } else {
+        rollout.batch_done_at = None;
+    }
+    batch
+}
+
+/// Slots that serve nobody first, since replacing them costs nothing; then in order.
+fn next_batch(slots: &[(Slot, Progress)], parallelism: u32) -> Vec<Slot> {
+    let waiting = slots.iter().filter_map(|(slot, progress)| match progress {
+        Progress::Waiting { serves } => Some((*serves, *slot)),
+        Progress::Fresh | Progress::InFlight | Progress::Settled => None,
+    });
+    let mut waiting: Vec<(bool, Slot)> = waiting.collect();
+    waiting.sort_unstable();
+    let size = if parallelism == 0 {
+        waiting.len()
+    } else {
+        parallelism as usize
+    };
+    waiting.into_iter().take(size).map(|(_, slot)| slot).collect()
+}
+
+fn complete(draft: &mut Draft<'_>, rollout: &mut Rollout) {
+    rollout.state = RolloutState::Completed;
+    rollout.ended_at = Some(draft.view.now);
+    let message = match rollout.failed.len() {
+        0 => format!("revision {} is rolled out", rollout.to),
+        failed => format!(
+            "revision {} is rolled out, {failed} replica(s) failed on the way",
+            rollout.to
+        ),
+    };
+    draft.record("rollout_completed", message);
+}
+
+/// Whether a replica of the new revision was made for this rollout already.
+fn has_begun(draft: &Draft<'_>, rollout: &Rollout) -> bool {
+    let replicas = draft.replicas();
+    replicas
+        .iter()
+        .any(|one| one.revision == rollout.to && one.created_at >= rollout.started_at)
+}
+
+fn progress(draft: &Draft<'_>, slot: Slot, rollout: &Rollout) -> Progress {
+    let replicas = draft.slot(slot);
+    let Some(last) = replicas.last() else {
+        return Progress::Fresh;
+    };
+    let is_new = |one: &&&Replica| {
+        let counts = one.is_active() || one.created_at >= rollout.started_at;
+        one.revision == rollout.to && one.desired == Desired::Run && counts
+    };
+    if let Some(new) = replicas.iter().rev().find(is_new) {
+        let known = rollout.failed.contains(&new.id) || new.created_at < rollout.started_at;
+        let ended = new.observed.phase.is_terminal();
+        let alone = !replicas.iter().any(|one| is_old_and_alive(draft, one, rollout.to));
+        return if ended || known || (new.is_endpoint() && alone) {
+            Progress::Settled
+        } else {
+            Progress::InFlight
+        };
+    }
+    let stale: Vec<&&Replica> = replicas.iter().filter(|one| one.is_active()).collect();
+    let at_rest = last.desired == Desired::Run && last.revision != rollout.to;
+    if !stale.is_empty() || at_rest {
+        return Progress::Waiting {
+            serves: stale.iter().any(|one| one.is_endpoint()),
+        };
+    }
+    match last.desired {
+        Desired::Run => Progress::Settled,
+        Desired::Drain | Desired::Stop | Desired::Remove => Progress::InFlight,
+    }
+}
+
+fn is_old_and_alive(draft: &Draft<'_>, replica: &Replica, to: u32) -> bool {
+    replica.revision != to && replica.holds_resources() && node_is_live(draft.view, replica)
+}
+
+/// The revision of what the slot runs, or ran last, as long as its spec is kept.
+fn kept_revision(draft: &Draft<'_>, slot: Slot) -> Option<u32> {
+    let replicas = draft.slot(slot);
+    let active = replicas.iter().rev().find(|one| one.is_active());
+    let last = active.or(replicas.last())?;
+    draft.has_revision(last.revision).then_some(last.revision)
+}
+
+fn keep(draft: &Draft<'_>, slot: Slot, otherwise: u32) -> Goal {
+    Goal {
+        revision: kept_revision(draft, slot).unwrap_or(otherwise),
+        replacing: None,
+    }
+}
+
+/// The settings that rule a rollout of this kind.
+pub(crate) fn config_of(spec: &ServiceSpec, kind: RolloutKind) -> &UpdateConfig {
+    match kind {
+        RolloutKind::Update => &spec.update,
+        RolloutKind::Rollback => &spec.rollback,
+    }
+}
+
+/// Replicas made for this rollout that failed within their monitor time and have not been counted yet.
+fn new_failures(draft: &Draft<'_>, rollout: &Rollout, monitor: DurationMs) -> Vec<ReplicaId> {
+    let made_for_it = |one: &&Replica| one.revision == rollout.to && one.created_at >= rollout.started_at;
+    let replicas = draft.replicas().into_iter().filter(made_for_it);
+    replicas
+        .filter(|one| one.desired == Desired::Run && !rollout.failed.contains(&one.id))
+        .filter(|one| failed_within(one, monitor))
+        .map(|one| one.id)
+        .collect()
+}
+
+/// Both times are the agent's, so that its clock does not matter. Before it was ever ready, any failure counts.
+fn failed_within(replica: &Replica, monitor: DurationMs) -> bool {
+    let observed = &replica.observed;
+    let ended_at = observed.last_exit.map_or(observed.at, |exit| exit.at);
+    let failed_at = match observed.phase {
+        Phase::Failed | Phase::Rejected | Phase::Completed => Some(observed.at),
+        Phase::Running if observed.health == Health::Unhealthy => Some(observed.at),
+        Phase::Pending | Phase::Assigned | Phase::Preparing | Phase::Starting | Phase::Running => {
+            (observed.restarts > 0).then_some(ended_at)
+        }
+        Phase::Stopped | Phase::Lost => None,
+    };
+    failed_at.is_some_and(|at| observed.ready_since.is_none_or(|since| at <= since.after(monitor)))
+}
+
+/// Why the rollout has failed, if more than the allowed part of its replicas did.
+fn exceeded(rollout: &Rollout, config: &UpdateConfig, slots: usize) -> Option<String> {
+    let failed = rollout.failed.len();
+    let allowed = config.max_failure_permille as usize * slots;
+    (failed * 1000 > allowed).then(|| {
+        let settled = if slots == 1 { "replica" } else { "replicas" };
+        format!("{failed} of {slots} {settled} failed with revision {}", rollout.to)
+    })
+}
+
+/// Pauses the rollout, or starts the way back.
+fn give_up(draft: &mut Draft<'_>, mut rollout: Rollout, config: &UpdateConfig, message: String) {
+    let now = draft.view.now;
+    draft.wake(now);
+    let possible =
+        rollout.kind == RolloutKind::Update && rollout.from != rollout.to && draft.has_revision(rollout.from);
+    if config.failure_action == FailureAction::Rollback && possible {
+        let message = format!("{message}, rolling back to revision {}", rollout.from);
+        draft.record("rollback_started", message.clone());
+        roll_back(draft, &rollout, message);
+        return;
+    }
+    draft.record("rollout_paused", message.clone());
+    rollout.state = RolloutState::Paused;
+    rollout.ended_at = Some(now);
+    rollout.message = message;
+    draft.edit_service().rollout = Some(rollout);
+}
+
+fn roll_back(draft: &mut Draft<'_>, failed: &Rollout, message: String) {
+    let now = draft.view.now;
+    let mut spec = (*draft.spec_of(failed.from)).clone();
+    let service = draft.edit_service();
+    spec.mode = keep_scale(spec.mode, service.spec.mode);
+    service.ports = keep_numbers(&spec.ports, &service.ports);
+    service.spec = Arc::new(spec);
+    service.revision = failed.from;
+    service.updated_at = now;
+    let back = new_rollout(failed.to, failed.from, RolloutKind::Rollback, now);
+    service.rollout = Some(Rollout { message, ..back });
+}
+
+/// Scaling is not part of a revision: the way back keeps the present count.
+fn keep_scale(former: Mode, present: Mode) -> Mode {
+    match (former, present) {
+        (Mode::Replicated { .. }, Mode::Replicated { replicas }) => Mode::Replicated { replicas },
+        (Mode::ReplicatedJob { .. }, Mode::ReplicatedJob { .. }) => present,
+        (Mode::Replicated { .. } | Mode::ReplicatedJob { .. } | Mode::Global | Mode::GlobalJob, _) => former,
+    }
+}
+
+/// Ports published automatically keep their number.
+fn keep_numbers(ports: &[PortSpec], numbered: &[PortSpec]) -> Vec<PortSpec> {
+    let number = |port: &PortSpec| {
+        let same =
+            |one: &&PortSpec| one.target == port.target && one.protocol == port.protocol && one.mode == port.mode;
+        port.published.or_else(|| numbered.iter().find(same)?.published)
+    };
+    let with_number = |port: &PortSpec| PortSpec {
+        published: number(port),
+        ..port.clone()
+    };
+    ports.iter().map(with_number).collect()
+}
+
+fn new_rollout(from: u32, to: u32, kind: RolloutKind, started_at: Timestamp) -> Rollout {
+    Rollout {
+        from,
+        to,
+        kind,
+        state: RolloutState::Running,
+        started_at,
+        ended_at: None,
+        batch_done_at: None,
+        failed: Vec::new(),
+        message: String::new(),
+    }
+}

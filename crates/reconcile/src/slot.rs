@@ -1,0 +1,168 @@
+//! One slot of a service: who fills it, who takes over, who leaves.
+
+use gantry_model::Timestamp;
+use gantry_model::object::{Replica, Slot};
+use gantry_model::phase::{Desired, Phase};
+use gantry_model::spec::UpdateOrder;
+use gantry_scheduler::{FILTER_HOST_PORT, FILTER_MAX_PER_NODE};
+
+use crate::backoff;
+use crate::draft::{Draft, Fate};
+use crate::standing::{Standing, node_is_live, standing};
+
+/// What a slot should come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Goal {
+    /// The revision of a replica that is made for it.
+    pub(crate) revision: u32,
+    /// Replicas of other revisions give way, in this order; none lets them be.
+    pub(crate) replacing: Option<UpdateOrder>,
+}
+
+impl Goal {
+    fn replaces(self, replica: &Replica) -> bool {
+        self.replacing.is_some() && replica.revision != self.revision
+    }
+}
+
+/// Whether an empty slot gets a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Now.
+    Create,
+    /// Not before.
+    Wait(Timestamp),
+    /// Not until the spec changes: the last one ended by itself.
+    Rest,
+}
+
+/// An active replica that has to go, and why.
+struct Leaver<'a> {
+    replica: &'a Replica,
+    reason: String,
+    stale: bool,
+}
+
+/// Brings one slot a step closer to its goal.
+pub(crate) fn settle(draft: &mut Draft<'_>, slot: Slot, goal: Goal) {
+    let replicas = draft.slot(slot);
+    let mut stayers: Vec<&Replica> = Vec::new();
+    let mut leavers: Vec<Leaver<'_>> = Vec::new();
+    for &replica in replicas.iter().filter(|replica| replica.is_active()) {
+        match standing(draft, replica) {
+            Standing::Down(reason) => draft.end(replica, &reason, Fate::Stop),
+            Standing::Misplaced(reason) => leavers.push(Leaver {
+                replica,
+                reason,
+                stale: goal.replaces(replica),
+            }),
+            Standing::Fit if goal.replaces(replica) => leavers.push(Leaver {
+                replica,
+                reason: format!("replaced by revision {}", goal.revision),
+                stale: true,
+            }),
+            Standing::Fit => stayers.push(replica),
+        }
+    }
+    match best(&stayers, goal.revision) {
+        Some(keeper) => hand_over(draft, keeper, &stayers, &leavers),
+        None if leavers.is_empty() => fill(draft, slot, &replicas, goal),
+        None => replace(draft, slot, &replicas, &leavers, goal),
+    }
+}
+
+/// The replica that stays when a slot has several: one that serves, of the right revision, furthest, oldest.
+fn best<'a>(stayers: &[&'a Replica], revision: u32) -> Option<&'a Replica> {
+    let merit = |replica: &&Replica| {
+        let age = std::cmp::Reverse((replica.created_at, replica.id));
+        (
+            replica.is_endpoint(),
+            replica.revision == revision,
+            replica.observed.phase,
+            age,
+        )
+    };
+    stayers.iter().copied().max_by_key(merit)
+}
+
+fn hand_over(draft: &mut Draft<'_>, keeper: &Replica, stayers: &[&Replica], leavers: &[Leaver<'_>]) {
+    for other in stayers.iter().filter(|other| other.id != keeper.id) {
+        draft.retire(other, "another replica fills its slot", Fate::Stop);
+    }
+    // Ports and limits per node may leave no room for two at a time; then the old one has to go first.
+    let taken_over = keeper.is_endpoint() || stands_in_the_way(keeper);
+    for leaver in leavers {
+        if taken_over || !leaver.replica.is_endpoint() {
+            draft.retire(leaver.replica, &leaver.reason, Fate::Stop);
+        }
+    }
+}
+
+/// Whether `successor` finds no node because of what is bound to nodes one by one, such as its predecessor's port.
+fn stands_in_the_way(successor: &Replica) -> bool {
+    let refusals = successor
+        .explanation
+        .iter()
+        .flat_map(|explanation| &explanation.refusals);
+    let mut filters = refusals.map(|refusal| refusal.filter.as_str());
+    successor.node.is_none() && filters.any(|filter| filter == FILTER_HOST_PORT || filter == FILTER_MAX_PER_NODE)
+}
+
+/// Nobody active in the slot.
+fn fill(draft: &mut Draft<'_>, slot: Slot, replicas: &[&Replica], goal: Goal) {
+    if replicas.iter().any(|replica| is_leaving(draft, replica)) {
+        return;
+    }
+    act(draft, slot, verdict(replicas, goal, draft.view.now), goal);
+}
+
+/// Only leavers are active in the slot.
+fn replace(draft: &mut Draft<'_>, slot: Slot, replicas: &[&Replica], leavers: &[Leaver<'_>], goal: Goal) {
+    let stop_first = goal.replacing == Some(UpdateOrder::StopFirst) && leavers.iter().any(|leaver| leaver.stale);
+    if stop_first {
+        for leaver in leavers {
+            draft.retire(leaver.replica, &leaver.reason, Fate::Stop);
+        }
+        return;
+    }
+    let verdict = verdict(replicas, goal, draft.view.now);
+    act(draft, slot, verdict, goal);
+    for leaver in leavers.iter().filter(|leaver| !leaver.replica.is_endpoint()) {
+        if verdict == Verdict::Create || !leaver.stale {
+            draft.retire(leaver.replica, &leaver.reason, Fate::Stop);
+        }
+    }
+}
+
+fn act(draft: &mut Draft<'_>, slot: Slot, verdict: Verdict, goal: Goal) {
+    match verdict {
+        Verdict::Create => draft.create(slot, goal.revision),
+        Verdict::Wait(at) => draft.wake(at),
+        Verdict::Rest => {}
+    }
+}
+
+/// Told to end, and still on its way.
+pub(crate) fn is_leaving(draft: &Draft<'_>, replica: &Replica) -> bool {
+    replica.desired > Desired::Run && replica.holds_resources() && node_is_live(draft.view, replica)
+}
+
+/// Whether to make another replica after the newest one of the slot; `replicas` oldest first.
+pub(crate) fn verdict(replicas: &[&Replica], goal: Goal, now: Timestamp) -> Verdict {
+    let Some(last) = replicas.last() else {
+        return Verdict::Create;
+    };
+    if last.desired > Desired::Run {
+        return Verdict::Create;
+    }
+    match last.observed.phase {
+        Phase::Pending | Phase::Assigned | Phase::Preparing | Phase::Starting | Phase::Running => Verdict::Create,
+        Phase::Stopped | Phase::Lost => Verdict::Create,
+        Phase::Completed | Phase::Failed | Phase::Rejected if goal.replaces(last) => Verdict::Create,
+        Phase::Completed | Phase::Failed => Verdict::Rest,
+        Phase::Rejected => match backoff::retry_at(replicas) {
+            Some(at) if at > now => Verdict::Wait(at),
+            Some(_) | None => Verdict::Create,
+        },
+    }
+}

@@ -1,0 +1,276 @@
+//! The JSON documents of images: descriptors, manifests and indexes, of OCI and of Docker's schema 2.
+//!
+//! **Invariant:** a manifest's bytes are never rewritten, since its digest is the image's identity.
+
+use gantry_model::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ImageError, Result};
+use crate::limits::{DOCUMENT_BYTES_MAX, IMAGE_LAYERS_MAX};
+
+/// Media type of an OCI manifest.
+pub(crate) const MANIFEST_OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Media type of an OCI index.
+pub(crate) const INDEX_OCI: &str = "application/vnd.oci.image.index.v1+json";
+/// Media type of an OCI configuration.
+pub(crate) const CONFIG_OCI: &str = "application/vnd.oci.image.config.v1+json";
+const MANIFEST_DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const INDEX_DOCKER: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// Names content: its digest, its size and its kind (OCI image specification, "Descriptors").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    #[serde(default)]
+    pub media_type: String,
+    /// Its content.
+    pub digest: Digest,
+    /// Its bytes. Absent only for a manifest that nobody has described yet; such content is bounded by
+    /// [`crate::limits::DOCUMENT_BYTES_MAX`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// What the content runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) platform: Option<Platform>,
+    /// Free text about it.
+    #[serde(
+        default,
+        skip_serializing_if = "serde_json::Map::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
+    pub(crate) annotations: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Descriptor {
+    /// Of content with a known size.
+    #[must_use]
+    pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
+        Self {
+            media_type: media_type.into(),
+            digest,
+            size: Some(size),
+            platform: None,
+            annotations: serde_json::Map::new(),
+        }
+    }
+
+    /// Of a manifest known by its digest alone, where a transfer between nodes begins.
+    #[must_use]
+    pub fn of_manifest(digest: Digest) -> Self {
+        Self {
+            size: None,
+            ..Self::new(MANIFEST_OCI, digest, 0)
+        }
+    }
+
+    pub(crate) fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.get(key).and_then(serde_json::Value::as_str)
+    }
+
+    fn is_index(&self) -> bool {
+        self.media_type == INDEX_OCI || self.media_type == INDEX_DOCKER
+    }
+}
+
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<serde_json::Map<String, serde_json::Value>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// What an image runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Platform {
+    #[serde(default)]
+    pub(crate) os: String,
+    #[serde(default)]
+    pub(crate) architecture: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) variant: Option<String>,
+}
+
+/// An image of one platform.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Manifest {
+    pub(crate) schema_version: u32,
+    #[serde(default)]
+    pub(crate) media_type: String,
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
+}
+
+/// An image of several platforms, or the top of an OCI layout.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Index {
+    pub(crate) schema_version: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) media_type: String,
+    pub(crate) manifests: Vec<Descriptor>,
+}
+
+/// A document that a descriptor of an index may lead to.
+pub(crate) enum Document {
+    Manifest(Box<Manifest>),
+    Index(Index),
+}
+
+impl Manifest {
+    /// Makes one of a configuration and its layers.
+    pub(crate) fn new(config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: MANIFEST_OCI.to_string(),
+            config,
+            layers,
+        }
+    }
+
+    pub(crate) fn parse(digest: Digest, bytes: &[u8]) -> Result<Self> {
+        match Document::parse(digest, bytes)? {
+            Document::Manifest(manifest) => Ok(*manifest),
+            Document::Index(_) => Err(invalid(
+                format!("manifest {digest}"),
+                "an index of several platforms where the manifest of one was expected",
+            )),
+        }
+    }
+
+    /// The configuration and the layers.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+        std::iter::once(&self.config).chain(&self.layers)
+    }
+
+    fn check(&self, document: &str) -> Result<()> {
+        if self.schema_version != 2 {
+            return Err(invalid(
+                document,
+                format!("schema version {}, only 2 is supported", self.schema_version),
+            ));
+        }
+        if self.layers.len() > IMAGE_LAYERS_MAX {
+            return Err(ImageError::TooLarge {
+                what: document.to_string(),
+                limit: IMAGE_LAYERS_MAX as u64,
+                unit: "layers",
+            });
+        }
+        if let Some(blob) = self.blobs().find(|blob| blob.size.is_none()) {
+            return Err(invalid(
+                document,
+                format!("the descriptor of {} has no size", blob.digest),
+            ));
+        }
+        if self.config.size > Some(DOCUMENT_BYTES_MAX) {
+            return Err(ImageError::TooLarge {
+                what: format!("configuration {}", self.config.digest),
+                limit: DOCUMENT_BYTES_MAX,
+                unit: "bytes",
+            });
+        }
+        let foreign = |blob: &&Descriptor| !blob.media_type.contains("tar") && !blob.media_type.is_empty();
+        if let Some(layer) = self.layers.iter().find(foreign) {
+            return Err(invalid(
+                document,
+                format!(
+                    "layer {} is no file system ({}), so this is no container image",
+                    layer.digest, layer.media_type
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Document {
+    /// Tells manifest and index by what they hold: the media type within is optional in OCI's.
+    pub(crate) fn parse(digest: Digest, bytes: &[u8]) -> Result<Self> {
+        let document = format!("manifest {digest}");
+        let value: serde_json::Value = json(&document, bytes)?;
+        if value.get("manifests").is_some() {
+            let index: Index = json(&document, bytes)?;
+            return Ok(Self::Index(index));
+        }
+        if value.get("fsLayers").is_some() {
+            return Err(invalid(
+                document,
+                "Docker's schema 1, which was withdrawn; push the image again with any Docker since 1.10",
+            ));
+        }
+        let manifest: Manifest = json(&document, bytes)?;
+        manifest.check(&document)?;
+        Ok(Self::Manifest(Box::new(manifest)))
+    }
+}
+
+impl Index {
+    /// The entries that may be this machine's image, the best one first. Attestations and other platforms are left out, unless
+    /// there is nothing else to choose from.
+    pub(crate) fn candidates(&self) -> Vec<&Descriptor> {
+        let fits = |descriptor: &&Descriptor| match &descriptor.platform {
+            Some(platform) => platform.os == "linux" && platform.architecture == architecture(),
+            None => true,
+        };
+        let mut candidates: Vec<_> = self.manifests.iter().filter(fits).collect();
+        candidates.sort_by_key(|descriptor| {
+            (
+                descriptor.platform.is_none(),
+                descriptor.is_index(),
+                variant_rank(descriptor),
+            )
+        });
+        candidates
+    }
+}
+
+/// Newer variants of 32-bit ARM first; a variant nobody knows last.
+fn variant_rank(descriptor: &Descriptor) -> u8 {
+    let variant = descriptor
+        .platform
+        .as_ref()
+        .and_then(|platform| platform.variant.as_deref());
+    match variant {
+        Some("v8" | "v1") | None => 0,
+        Some("v7") => 1,
+        Some("v6") => 2,
+        Some("v5") => 3,
+        Some(_) => 4,
+    }
+}
+
+/// This machine's processor as images name it (Go's `GOARCH`).
+#[must_use]
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "loongarch64" => "loong64",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        other => other,
+    }
+}
+
+/// Reads a JSON document whose errors name it.
+pub(crate) fn json<T: serde::de::DeserializeOwned>(document: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| invalid(document, error.to_string()))
+}
+
+/// Writes a document of ours.
+pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("documents have string keys and no failing serializer")
+}
+
+pub(crate) fn invalid(document: impl Into<String>, reason: impl Into<String>) -> ImageError {
+    ImageError::Document {
+        document: document.into(),
+        reason: reason.into(),
+    }
+}
+
+/// Whether the media type is one of a manifest.
+pub(crate) fn is_manifest_type(media_type: &str) -> bool {
+    media_type == MANIFEST_OCI || media_type == MANIFEST_DOCKER
+}

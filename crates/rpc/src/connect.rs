@@ -122,7 +122,7 @@ fn words(error: &io::Error) -> String {
 fn tls_words(error: &io::Error, expected: &str) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
-        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
             "its certificate is not of the expected cluster".to_string()
         }
         Some(rustls::Error::InvalidCertificate(

@@ -56,6 +56,9 @@ const _: () = assert!(STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);
 const _: () = assert!(CONNECT_TIMEOUT.as_millis() < CALL_TIMEOUT.as_millis());
 
 /// Sets the message limits of a generated client or server. Every one that is made goes through this.
+///
+/// The receiver alone limits: tonic answers a message over the sender's own limit with a broken stream, over the receiver's
+/// with a status that says both sizes.
 pub trait WithLimits: Sized {
     /// Itself with [`REQUEST_BYTES_MAX`] and [`REPLY_BYTES_MAX`].
     #[must_use]
@@ -66,13 +69,13 @@ macro_rules! limits {
     ($($module_client:ident::$client:ident, $module_server:ident::$server:ident;)*) => {$(
         impl WithLimits for v1::$module_client::$client<Channel> {
             fn with_limits(self) -> Self {
-                self.max_encoding_message_size(REQUEST_BYTES_MAX).max_decoding_message_size(REPLY_BYTES_MAX)
+                self.max_decoding_message_size(REPLY_BYTES_MAX)
             }
         }
 
         impl<T> WithLimits for v1::$module_server::$server<T> {
             fn with_limits(self) -> Self {
-                self.max_decoding_message_size(REQUEST_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX)
+                self.max_decoding_message_size(REQUEST_BYTES_MAX)
             }
         }
     )*};

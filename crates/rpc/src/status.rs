@@ -128,7 +128,13 @@ pub fn to_problem(status: &Status, whom: &str) -> Problem {
     if status.code() == Code::OutOfRange && message.contains("message length too large") {
         return too_large(whom, message);
     }
-    let class = class(status.code());
+    // Only statuses made on this side have a source: the connection broke before the server's own arrived.
+    let broken = status.source().is_some() && status.code() != Code::DeadlineExceeded;
+    let class = if broken {
+        Class::Unavailable
+    } else {
+        class(status.code())
+    };
     let reason = match (status.code(), message) {
         (Code::Unimplemented, "") => "does not know this call".to_string(),
         (_, "") => status.code().description().to_string(),
@@ -163,7 +169,7 @@ fn too_large(whom: &str, message: &str) -> Problem {
 
 fn transport_words(message: &str) -> String {
     match message {
-        "transport error" => "the connection broke".to_string(),
+        "transport error" | "h2 protocol error: http2 error" => "the connection broke".to_string(),
         other => other.to_string(),
     }
 }
@@ -178,14 +184,17 @@ fn connect_failure(status: &Status) -> Option<&ConnectFailure> {
     sources(status).find_map(|error| error.downcast_ref::<ConnectFailure>())
 }
 
-/// With TLS 1.3 the client learns only after its handshake that the server refused its certificate.
+/// With TLS 1.3 the client learns only after its handshake that the server refused its certificate. h2 keeps only kind and
+/// text of an I/O error, so the text is all there is.
 fn certificate_alert(status: &Status) -> Option<String> {
     sources(status)
         .filter_map(|error| error.downcast_ref::<std::io::Error>())
-        .filter_map(std::io::Error::get_ref)
-        .find_map(|inner| match inner.downcast_ref::<rustls::Error>() {
-            Some(rustls::Error::AlertReceived(alert)) => Some(format!("{alert:?}")),
-            Some(_) | None => None,
+        .filter(|error| error.kind() == std::io::ErrorKind::InvalidData)
+        .find_map(|error| {
+            error
+                .to_string()
+                .split_once("fatal alert: ")
+                .map(|(_, alert)| alert.to_string())
         })
 }
 

@@ -1,0 +1,5 @@
+//! Real connections over the loopback interface, with certificates made for each test.
+
+mod handshake;
+mod rotation;
+mod support;

@@ -1,0 +1,17 @@
+//! The API of people and programs: each call is authenticated, decided on a linearizable view, and committed or refused.
+
+mod commit;
+mod explain;
+pub(crate) mod find;
+mod members;
+mod nodes;
+mod plan;
+mod proxy;
+mod read;
+mod service;
+mod tokens;
+mod watch;
+mod wire;
+
+pub use service::ClusterService;
+pub use tokens::TOKEN_TTL_DEFAULT;

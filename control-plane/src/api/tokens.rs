@@ -1,0 +1,81 @@
+//! Join tokens.
+
+use gantry_api::v1::{CreateTokenReply, CreateTokenRequest, RevokeTokensRequest};
+use gantry_model::object::{Role, TokenRecord};
+use gantry_model::{Class, DurationMs, Problem};
+use gantry_pki::{Authority, Token};
+use gantry_state::{Key, Object, Op, Precondition, Transaction};
+
+use crate::admission::Decision;
+use crate::context::Context;
+
+/// Lifetime of a token without one of its own. Swarm's live for ever; a day is long enough to set up machines.
+pub const TOKEN_TTL_DEFAULT: DurationMs = DurationMs::secs(24 * 3600);
+
+/// Makes a token; its secret is in the answer only.
+///
+/// # Errors
+/// An unknown role, or a failed write.
+pub async fn create(context: &Context, request: &CreateTokenRequest) -> Result<CreateTokenReply, Problem> {
+    let role: Role = request
+        .role
+        .parse()
+        .map_err(|reason: String| Problem::new(Class::Invalid, format!("role {}", request.role), reason))?;
+    let ttl = if request.ttl_ms == 0 {
+        TOKEN_TTL_DEFAULT
+    } else {
+        DurationMs(request.ttl_ms)
+    };
+    let state = context.raft.linearizable().await?;
+    let authority = Authority::load(&context.cluster(&state)?.root)?;
+    let (token, record) = Token::create(role, authority.digest(), ttl, context.env.as_ref());
+    let expires_at_ms = record.expires_at.0;
+    let stored = record.clone();
+    context
+        .commit(|_| {
+            Ok(Decision {
+                transaction: Transaction::new(
+                    context.env.now(),
+                    vec![Op::Put(Box::new(Object::Token(stored.clone())))],
+                )
+                .requiring(Precondition::Absent(Key::Token(stored.id))),
+                changes: Vec::new(),
+            })
+        })
+        .await?;
+    Ok(CreateTokenReply {
+        token: token.to_string(),
+        expires_at_ms,
+    })
+}
+
+/// Ends the tokens of a role, or one; returns how many.
+///
+/// # Errors
+/// When no token fits, or the write fails.
+pub async fn revoke(context: &Context, request: &RevokeTokensRequest) -> Result<u32, Problem> {
+    let mut revoked = 0;
+    context
+        .commit(|state| {
+            let fits = |token: &&TokenRecord| {
+                (request.role.is_empty() || token.role.as_str() == request.role)
+                    && (request.id.is_empty() || token.id.to_string() == request.id)
+            };
+            let ops: Vec<Op> = state
+                .tokens()
+                .filter(fits)
+                .map(|token| Op::Delete(Key::Token(token.id)))
+                .collect();
+            revoked = u32::try_from(ops.len()).unwrap_or(u32::MAX);
+            if ops.is_empty() {
+                let object = format!("token {}{}", request.role, request.id);
+                return Err(Problem::new(Class::NotFound, object, "there is no such token"));
+            }
+            Ok(Decision {
+                transaction: Transaction::new(context.env.now(), ops),
+                changes: Vec::new(),
+            })
+        })
+        .await?;
+    Ok(revoked)
+}

@@ -1,0 +1,311 @@
+//! `gantry.v1.Session`: an agent and the leader.
+//!
+//! The task of a session owns the node's set of assignments. It sends a complete set first, then increments as the state
+//! changes; it hands reports to the controller and acknowledgements to the term. It ends with the connection, with the term,
+//! or when the node opens a newer session.
+
+mod register;
+mod report;
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use gantry_api::v1::session_server::Session;
+use gantry_api::v1::{
+    AgentMessage, Assignments, LocateImageReply, LocateImageRequest, ServerMessage, Welcome, agent_message,
+    server_message,
+};
+use gantry_env::FreshIds;
+use gantry_model::object::{NodeStatus, Role};
+use gantry_model::{Class, NodeId, Problem, SessionId};
+use gantry_raft::{ChangeFeed, FeedError, Update};
+use gantry_rpc::require;
+use gantry_rpc::status::{from_problem, not_leader, to_problem};
+use gantry_state::State;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use self::register::{Introduction, register};
+use crate::context::Context;
+use crate::dispatch::{Increment, NodeSet};
+use crate::term::TermHandle;
+
+/// Messages waiting for one agent; the session's task waits when it is full, and changes then coalesce.
+const OUTGOING_MAX: usize = 16;
+
+/// Sessions as served by one server.
+#[derive(Clone)]
+pub struct SessionService {
+    context: Arc<Context>,
+}
+
+impl SessionService {
+    /// Serves from the given context.
+    #[must_use]
+    pub const fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    /// The term this server leads, or a refusal that names who leads.
+    fn leading(&self) -> Result<Arc<TermHandle>, Status> {
+        self.context.term.load_full().ok_or_else(|| {
+            let leader = self.context.raft.leadership().borrow().leader.clone();
+            not_leader(leader.map(|leader| leader.address).as_deref())
+        })
+    }
+}
+
+fn agent_id<T>(request: &Request<T>) -> Result<NodeId, Status> {
+    let peer = require(request, &[Role::Agent])?;
+    gantry_api::parse_id("node", &peer.id).map_err(|problem| from_problem(&problem))
+}
+
+#[tonic::async_trait]
+impl Session for SessionService {
+    type OpenStream = ReceiverStream<Result<ServerMessage, Status>>;
+
+    async fn open(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::OpenStream>, Status> {
+        let node = agent_id(&request)?;
+        let term = self.leading()?;
+        let mut incoming = request.into_inner();
+        let introduction = introduction(node, incoming.next().await).map_err(|problem| from_problem(&problem))?;
+        register(&self.context, &introduction)
+            .await
+            .map_err(|problem| from_problem(&problem))?;
+        let session = self.context.env.session_id();
+        let (outgoing, answers) = mpsc::channel(OUTGOING_MAX);
+        let task = SessionTask {
+            context: self.context.clone(),
+            term,
+            node,
+            session,
+            outgoing,
+            set: None,
+        };
+        tokio::spawn(task.run(incoming, introduction.name));
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn locate_image(&self, request: Request<LocateImageRequest>) -> Result<Response<LocateImageReply>, Status> {
+        let asking = agent_id(&request)?;
+        let state = self.context.raft.state();
+        let holders = state.image(&request.get_ref().digest).map(|image| &image.nodes);
+        let ready =
+            |id: &&NodeId| **id != asking && state.node(**id).is_some_and(|node| node.status == NodeStatus::Ready);
+        let addresses = holders
+            .into_iter()
+            .flatten()
+            .filter(ready)
+            .filter_map(|id| state.node(*id).map(|node| node.address.clone()))
+            .collect();
+        Ok(Response::new(LocateImageReply { addresses }))
+    }
+}
+
+fn introduction(id: NodeId, first: Option<Result<AgentMessage, Status>>) -> Result<Introduction, Problem> {
+    let message = first
+        .transpose()
+        .map_err(|status| to_problem(&status, "session"))?
+        .and_then(|message| message.message);
+    let Some(agent_message::Message::Hello(hello)) = message else {
+        return Err(Problem::new(
+            Class::Invalid,
+            format!("session of node {id}"),
+            "does not begin with a hello",
+        ));
+    };
+    let facts = hello
+        .facts
+        .ok_or_else(|| Problem::new(Class::Invalid, format!("hello of node {id}"), "has no facts"))?;
+    Ok(Introduction {
+        id,
+        name: hello.name,
+        address: hello.address,
+        facts: gantry_api::decode(&facts, "node_facts")?,
+    })
+}
+
+/// One session, alive.
+struct SessionTask {
+    context: Arc<Context>,
+    term: Arc<TermHandle>,
+    node: NodeId,
+    session: SessionId,
+    outgoing: mpsc::Sender<Result<ServerMessage, Status>>,
+    set: Option<NodeSet>,
+}
+
+/// What a session's loop wakes up for.
+enum Wake {
+    Agent(Option<Result<AgentMessage, Status>>),
+    Feed(Result<Update, FeedError>),
+    TermEnded,
+}
+
+impl SessionTask {
+    async fn run(mut self, mut incoming: Streaming<AgentMessage>, name: String) {
+        tracing::info!(node = %name, session = %self.session, "session opened");
+        self.term.leases().begin_session(self.node, self.session);
+        self.term.acks().begin(self.node);
+        self.extend_lease();
+        let reason = match self.converse(&mut incoming).await {
+            Ok(()) => "closed by the agent".to_string(),
+            Err(problem) => problem.to_string(),
+        };
+        if self.term.leases().end_session(self.node, self.session) {
+            self.term.acks().end(self.node);
+        }
+        tracing::info!(node = %name, session = %self.session, reason, "session ended");
+    }
+
+    async fn converse(&mut self, incoming: &mut Streaming<AgentMessage>) -> Result<(), Problem> {
+        let (state, mut feed) = self.context.raft.watch_from();
+        self.welcome().await?;
+        self.send_complete(&state).await?;
+        loop {
+            match self.select(incoming, &mut feed).await {
+                Wake::Agent(None) => return Ok(()),
+                Wake::Agent(Some(Err(status))) => return Err(to_problem(&status, "session")),
+                Wake::Agent(Some(Ok(message))) => self.hear(message).await?,
+                Wake::Feed(Ok(Update::Changes { state, changes })) => self.tell(&state, &changes).await?,
+                Wake::Feed(Ok(Update::Reset { state })) => self.send_complete(&state).await?,
+                Wake::Feed(Err(FeedError::Lagged)) => {
+                    let (state, fresh) = self.context.raft.watch_from();
+                    feed = fresh;
+                    self.send_complete(&state).await?;
+                }
+                Wake::Feed(Err(FeedError::Closed)) => {
+                    return Err(Problem::new(Class::Unavailable, "session", "this server stops"));
+                }
+                Wake::TermEnded => {
+                    return Err(Problem::new(
+                        Class::Unavailable,
+                        "session",
+                        "this server no longer leads",
+                    ));
+                }
+            }
+            if !self.term.leases().is_current(self.node, self.session) {
+                return Err(Problem::new(Class::Conflict, "session", "the node opened a newer one"));
+            }
+        }
+    }
+
+    async fn select(&self, incoming: &mut Streaming<AgentMessage>, feed: &mut ChangeFeed) -> Wake {
+        tokio::select! {
+            () = self.term.ended.cancelled() => Wake::TermEnded,
+            message = incoming.next() => Wake::Agent(message),
+            event = feed.next() => Wake::Feed(event),
+        }
+    }
+
+    fn extend_lease(&self) {
+        let deadline = self.context.env.monotonic() + self.context.timing().lease;
+        self.term.leases().extend(self.node, deadline);
+    }
+
+    async fn send(&self, message: server_message::Message) -> Result<(), Problem> {
+        let sent = self.outgoing.send(Ok(ServerMessage { message: Some(message) })).await;
+        sent.map_err(|_| Problem::new(Class::Unavailable, "session", "the connection is gone"))
+    }
+
+    async fn welcome(&self) -> Result<(), Problem> {
+        let members = self.context.raft.members();
+        let timing = self.context.timing();
+        let servers = members.servers.iter().map(|server| server.address.clone()).collect();
+        self.send(server_message::Message::Welcome(Welcome {
+            session: self.session.to_string(),
+            heartbeat_ms: timing.heartbeat.0,
+            lease_ms: timing.lease.0,
+            servers,
+        }))
+        .await
+    }
+
+    async fn send_complete(&mut self, state: &State) -> Result<(), Problem> {
+        let number = self.set.as_ref().map_or(1, |set| set.number() + 1);
+        let (set, increment) = NodeSet::complete(state, self.node, number);
+        self.set = Some(set);
+        self.term.acks().reflects(self.node, number, state.revision());
+        self.send(server_message::Message::Assignments(assignments(&increment)))
+            .await
+    }
+
+    async fn tell(&mut self, state: &State, changes: &[gantry_state::Change]) -> Result<(), Problem> {
+        let Some(set) = &mut self.set else {
+            return self.send_complete(state).await;
+        };
+        let increment = set.advance(state, changes);
+        let number = set.number();
+        self.term.acks().reflects(self.node, number, state.revision());
+        match increment {
+            Some(increment) => {
+                self.send(server_message::Message::Assignments(assignments(&increment)))
+                    .await
+            }
+            None => {
+                self.term.acknowledged.notify_one();
+                Ok(())
+            }
+        }
+    }
+
+    async fn hear(&mut self, message: AgentMessage) -> Result<(), Problem> {
+        self.extend_lease();
+        match message.message {
+            Some(agent_message::Message::Heartbeat(_)) | None => Ok(()),
+            Some(agent_message::Message::Hello(_)) => {
+                Err(Problem::new(Class::Invalid, "session", "the agent said hello twice"))
+            }
+            Some(agent_message::Message::Statuses(statuses)) => {
+                let ops = report::statuses(&self.context.raft.state(), self.node, &statuses);
+                self.report(ops).await
+            }
+            Some(agent_message::Message::Inventory(inventory)) => {
+                let ops = report::inventory(
+                    &self.context.raft.state(),
+                    self.node,
+                    &inventory,
+                    self.context.env.now(),
+                );
+                self.report(ops).await
+            }
+            Some(agent_message::Message::Applied(applied)) => {
+                if applied.resync {
+                    let state = self.context.raft.state();
+                    return self.send_complete(&state).await;
+                }
+                if self.term.acks().applied(self.node, applied.set) {
+                    self.term.acknowledged.notify_one();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn report(&self, ops: Vec<gantry_state::Op>) -> Result<(), Problem> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let sent = self.term.reports.send(ops).await;
+        sent.map_err(|_| Problem::new(Class::Unavailable, "session", "this server no longer leads"))
+    }
+}
+
+fn assignments(increment: &Increment) -> Assignments {
+    Assignments {
+        applies_to: increment.applies_to,
+        results_in: increment.results_in,
+        put: increment
+            .put
+            .iter()
+            .map(|item| gantry_api::encode("item", item))
+            .collect(),
+        remove: increment
+            .remove
+            .iter()
+            .map(|key| gantry_api::encode("item_key", key))
+            .collect(),
+    }
+}

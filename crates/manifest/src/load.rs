@@ -94,7 +94,7 @@ fn read(sources: &[Source], options: &Options, files: &dyn Files, sink: &Sink) -
     let mut environment = options.environment.clone();
     environment.insert(PROJECT_NAME_VARIABLE.to_string(), namespace.to_string());
     let mut root = merge_all(roots, &environment, sink)?;
-    compose::inherit(&mut root, &mut budget, sink);
+    compose::inherit(&mut root, &mut budget, sink)?;
     drop_resets(&mut root);
     let context = Context {
         options,

@@ -63,9 +63,9 @@ impl Context<'_> {
         at: &Cursor<'_>,
         what: &str,
         name: &Name,
-        mut known: impl Iterator<Item = &'k Name> + Clone,
+        known: impl Iterator<Item = &'k Name> + Clone,
     ) -> bool {
-        if known.any(|other| other == name) {
+        if known.clone().any(|other| other == name) {
             return true;
         }
         let help = nearest(name.as_str(), known.map(Name::as_str)).map_or_else(

@@ -64,8 +64,8 @@ fn normalized(text: &str) -> String {
     name.trim_start_matches(['_', '-']).to_string()
 }
 
-/// Replaces every `extends` by what it brings. Afterwards no service has one.
-pub(crate) fn inherit(root: &mut Node, budget: &mut Budget, sink: &Sink) {
+/// Puts into every service what it extends; nothing when that takes more than the budget.
+pub(crate) fn inherit(root: &mut Node, budget: &mut Budget, sink: &Sink) -> Option<()> {
     let plan = chains(root, sink);
     let mut done: BTreeMap<String, Node> = BTreeMap::new();
     for (name, base) in plan {
@@ -83,7 +83,7 @@ pub(crate) fn inherit(root: &mut Node, budget: &mut Budget, sink: &Sink) {
                 path: format!("services.{name}.extends"),
             };
             sink.error(&site, "the manifest is too large once its services are extended", None);
-            return;
+            return None;
         }
         let mut parent = parent.clone();
         if let Value::Map(entries) = &mut parent.value {
@@ -92,7 +92,9 @@ pub(crate) fn inherit(root: &mut Node, budget: &mut Budget, sink: &Sink) {
         let merged = merge_service(parent, own.clone());
         done.insert(name, merged);
     }
-    let Value::Map(entries) = &mut root.value else { return };
+    let Value::Map(entries) = &mut root.value else {
+        return Some(());
+    };
     let services = entries.iter_mut().filter(|entry| entry.key == "services");
     for service in services.flat_map(|entry| match &mut entry.value.value {
         Value::Map(services) => services.iter_mut(),
@@ -102,6 +104,7 @@ pub(crate) fn inherit(root: &mut Node, budget: &mut Budget, sink: &Sink) {
             service.value = merged;
         }
     }
+    Some(())
 }
 
 /// Pairs of service and base, every base before those that extend it.
@@ -112,12 +115,12 @@ fn chains(root: &Node, sink: &Sink) -> Vec<(String, String)> {
     };
     let mut bases: BTreeMap<String, String> = BTreeMap::new();
     for service in services.all_entries() {
-        if let Some(base) = service.read("extends", base_of) {
-            if services.get(&base).is_some() {
-                bases.insert(service.key().to_string(), base);
-            } else {
-                service.error_key(format!("extends service '{base}', which there is not"), None);
-            }
+        let Some(at) = service.get("extends") else { continue };
+        let Some(base) = base_of(&at) else { continue };
+        if services.get(&base).is_some() {
+            bases.insert(service.key().to_string(), base);
+        } else {
+            at.error(format!("there is no service '{base}' to extend"));
         }
     }
     let mut order = Vec::new();

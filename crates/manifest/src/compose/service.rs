@@ -36,6 +36,13 @@ pub(crate) fn services(root: &Cursor<'_>, context: &Context<'_>) -> (Vec<Draft>,
             inactive.insert(name);
         }
     }
+    let has_none = drafts.is_empty() && services.is_map();
+    if has_none && services.node.entries().len() == inactive.len() {
+        services.error_key(
+            "no service is active",
+            (!inactive.is_empty()).then(|| "all services have profiles, activate one of them".to_string()),
+        );
+    }
     (drafts, inactive)
 }
 
@@ -98,11 +105,12 @@ fn check_order(at: &Cursor<'_>, spec: &ServiceSpec) {
         .iter()
         .any(|port| port.mode == PortMode::Host && port.published.is_some());
     if has_host_port && spec.update.order == UpdateOrder::StartFirst {
-        at.read("deploy", |deploy| {
-            deploy.warn_key(
-                "order: start-first needs a second node for each replica, since a port with mode: host is taken only once",
-            );
+        let warn = |order: &Cursor<'_>| {
+            order.warn("a port with mode: host is taken only once per node, so the new replica needs another node");
             Some(())
+        };
+        at.read("deploy", |deploy| {
+            deploy.read("update_config", |config| config.read("order", warn))
         });
     }
 }

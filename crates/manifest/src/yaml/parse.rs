@@ -377,9 +377,12 @@ fn bad_merge(place: Place) -> Fault {
     }
 }
 
-/// The parser's own words with the two mistakes that people make most explained.
+/// The parser's own words, with the mistakes that people make most explained and its own limit of nesting named as ours.
 fn plain_words(info: &str) -> String {
     let lower = info.trim_end_matches('.');
+    if lower == "recursion limit exceeded" {
+        return format!("nested deeper than {DEPTH_MAX} levels");
+    }
     if lower.contains("tab") {
         return format!("{lower} (YAML is indented with spaces)");
     }

@@ -1,0 +1,7 @@
+//! Tests of the whole way from texts to an application, in one binary.
+
+mod cases;
+mod common;
+mod errors;
+mod limits;
+mod never_panics;

@@ -1,0 +1,39 @@
+//! Openraft's own test suite over these stores.
+
+use gantry_model::ServerId;
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::TypeConfigExt as _;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+use crate::feed::Feed;
+use crate::log_store::LogStore;
+use crate::machine::Machine;
+use crate::snapshot::{Loaded, Snapshots};
+use crate::types::TypeConfig;
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<TypeConfig>> {
+        let dir = TempDir::new().expect("a temporary folder");
+        let log = LogStore::open(&dir.path().join("log"), ServerId(1)).expect("a new log");
+        let snapshots_dir = dir.path().join("snapshots");
+        std::fs::create_dir_all(&snapshots_dir).expect("a new folder");
+        let (snapshots, _) = Snapshots::open(&snapshots_dir).expect("a new folder");
+        let loaded = Loaded::default();
+        let feed = Arc::new(Feed::new(loaded.state.clone()));
+        let folder = log.store.hold();
+        Ok((dir, log.store, Machine::new(loaded, Arc::new(snapshots), feed, folder)))
+    }
+}
+
+#[test]
+fn the_stores_keep_the_promises_that_openraft_relies_on() {
+    TypeConfig::run(async {
+        Suite::<TypeConfig, LogStore, Machine, Builder, TempDir>::test_all(Builder)
+            .await
+            .expect("the suite passes");
+    });
+}

@@ -11,6 +11,7 @@
 
 mod conntrack;
 mod datapath;
+mod dns;
 
 mod error;
 mod firewall;
@@ -22,5 +23,6 @@ mod routes;
 mod sysctl;
 
 pub use datapath::{Config, NodeDatapath, Report};
+pub use dns::{DnsServer, Upstreams};
 
 pub use error::NetworkError;

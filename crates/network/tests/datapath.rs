@@ -506,3 +506,40 @@ fn teardown_leaves_no_trace() {
     });
     node.teardown();
 }
+
+#[test]
+fn rules_that_others_flushed_come_back_with_the_next_change() {
+    let mut lab = Lab::start(1);
+    let (one, two) = (lab.nodes[0].replica(11), lab.nodes[0].replica(12));
+    lab.publish(&service(1, "web", &[&one]));
+    lab.nodes[0].machine.command("nft flush ruleset");
+    lab.publish(&service(1, "web", &[&two]));
+    let answer = one.run(move || ask_tcp(at(vip(1), 80))).expect("it answers");
+    assert_eq!(answer.0, two.name);
+}
+
+#[test]
+fn a_replica_sends_no_packet_too_large_for_the_way_to_other_nodes() {
+    let mut lab = Lab::start(2);
+    lab.nodes[0].machine.ip("link set eth0 mtu 1280");
+    let (datapath, plan) = (Arc::clone(&lab.nodes[0].datapath), lab.nodes[0].plan());
+    let healed = lab.nodes[0]
+        .machine
+        .run(move || async move { datapath.reapply(&plan).await });
+    healed.expect("the plan is applied again");
+    let one = lab.nodes[0].replica(11);
+    let link = one.run(|| async { std::process::Command::new("ip").args(["link", "show", "eth0"]).output() });
+    let link = String::from_utf8(link.expect("ip runs").stdout).expect("text");
+    assert!(link.contains("mtu 1280"), "{link}");
+}
+
+#[test]
+fn replicas_are_attached_before_any_plan_only_with_an_error() {
+    let lab = Lab::start(1);
+    let config = lab.nodes[0].config.clone();
+    let refused = lab.nodes[0].machine.run(move || async move {
+        let fresh = NodeDatapath::new(config).expect("a data path opens");
+        fresh.attach(ReplicaId(1), Ipv4Addr::new(10, 128, 1, 2)).await
+    });
+    assert!(matches!(refused, Err(gantry_network::NetworkError::NotApplied)));
+}

@@ -1,0 +1,203 @@
+//! From an input to a plan, and the folders and the control group that the plan names.
+//!
+//! Bundle: `upper/` and `work/` (the writable layer), `empty/` (a layer for images without any), `root/` (mount point),
+//! `files/` (host files), `container.json` (what deleting needs), `process.json` (what exec inherits), and the shim's records.
+
+use std::fs::{self, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use gantry_cgroup::{DeviceRule, Group, Layout, Limits};
+use gantry_model::{Class, Problem};
+use gantry_shim::plan::{CgroupPlan, LaunchPlan, LogPlan, MountPlan, NetworkPlan, RootPlan};
+use gantry_shim::{EXIT_FILE, STATE_FILE};
+use serde::{Deserialize, Serialize};
+
+use crate::{LaunchError, LaunchInput, Network, mounts, paths, process, sysctl};
+
+/// [`ContainerRecord`], in the bundle.
+pub(crate) const CONTAINER_FILE: &str = "container.json";
+/// The first process's plan, in the bundle.
+pub(crate) const PROCESS_FILE: &str = "process.json";
+
+/// Group of all shims below the agent's parent group.
+const SHIMS: &str = "shims";
+
+/// What a later agent needs to know about a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) id: String,
+    pub(crate) cgroup_parent: String,
+}
+
+/// Makes the bundle's folders and the control group, and the plan that names them. Calling it again for the same bundle is how
+/// a container is started again: its writable layer stays, the records of the last run go.
+///
+/// # Errors
+/// When the input asks for what does not exist, or the node's disk or control groups refuse.
+pub fn prepare(input: &LaunchInput<'_>, layout: &Layout) -> Result<LaunchPlan, LaunchError> {
+    check(input)?;
+    let process = process::plan(input).map_err(LaunchError::Invalid)?;
+    let sysctls = sysctl::plan(&input.container.sysctls, &input.network).map_err(LaunchError::Invalid)?;
+    let root = make_bundle(input)?;
+    let privileged = input.container.privileged;
+    let defaults = paths::mounts(layout, input.container.shm_size, privileged);
+    let mounts = mounts::merge(defaults, user_mounts(input)?);
+    let brings_own_dev = input.mounts.iter().any(|mount| mount.target == Path::new("/dev"));
+    let devices = match (brings_own_dev, privileged) {
+        (true, _) => Vec::new(),
+        (false, true) => paths::node_devices(),
+        (false, false) => paths::devices(),
+    };
+    let restricted = |list: &[&str]| {
+        if privileged {
+            Vec::new()
+        } else {
+            list.iter().map(PathBuf::from).collect()
+        }
+    };
+    write_record(&input.bundle, PROCESS_FILE, &process)?;
+    Ok(LaunchPlan {
+        id: input.id.clone(),
+        bundle: input.bundle.clone(),
+        root,
+        network: match &input.network {
+            Network::Path(path) => NetworkPlan::Path(path.clone()),
+            Network::Empty => NetworkPlan::Empty,
+            Network::Host => NetworkPlan::Host,
+        },
+        hostname: input.hostname.clone(),
+        domain_name: String::new(),
+        mounts,
+        files: mounts::data_files(&input.data_files)?,
+        devices,
+        masked_paths: restricted(paths::MASKED),
+        read_only_paths: restricted(paths::READ_ONLY_PATHS),
+        sysctls,
+        cgroup: make_cgroup(input, layout)?,
+        process,
+        init: input.container.init,
+        log: LogPlan {
+            path: input.log.path.clone(),
+            size_max: input.log.size_max.0,
+            files_max: input.log.files_max.max(1),
+        },
+    })
+}
+
+fn check(input: &LaunchInput<'_>) -> Result<(), LaunchError> {
+    let is_plain = |name: &str| !name.is_empty() && !name.contains('/') && name != "." && name != ".." && name != SHIMS;
+    if is_plain(&input.id) && input.bundle.is_absolute() {
+        return Ok(());
+    }
+    let reason = format!(
+        "container id '{}' or bundle {} cannot be used",
+        input.id,
+        input.bundle.display()
+    );
+    Err(LaunchError::Invalid(Problem::new(Class::Internal, "", reason)))
+}
+
+fn user_mounts(input: &LaunchInput<'_>) -> Result<Vec<MountPlan>, LaunchError> {
+    let mut all = mounts::host_files(&input.host_files, &input.bundle.join("files"))?;
+    for mount in &input.mounts {
+        let plan = mounts::plan(mount)?;
+        // What the user mounts over a host file wins.
+        all.retain(|other| other.target != plan.target);
+        all.push(plan);
+    }
+    Ok(all)
+}
+
+fn make_bundle(input: &LaunchInput<'_>) -> Result<RootPlan, LaunchError> {
+    let bundle = &input.bundle;
+    make_folder(bundle, 0o700)?;
+    for name in ["upper", "root", "empty"] {
+        make_folder(&bundle.join(name), 0o755)?;
+    }
+    for name in ["work", "files"] {
+        make_folder(&bundle.join(name), 0o700)?;
+    }
+    for name in [STATE_FILE, EXIT_FILE] {
+        let path = bundle.join(name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                return Err(LaunchError::Io {
+                    act: "remove",
+                    path,
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
+    let record = ContainerRecord {
+        id: input.id.clone(),
+        cgroup_parent: input.cgroup_parent.clone(),
+    };
+    write_record(bundle, CONTAINER_FILE, &record)?;
+    let has_layers = !input.layers.is_empty();
+    Ok(RootPlan {
+        lower: if has_layers {
+            input.layers.clone()
+        } else {
+            vec![bundle.join("empty")]
+        },
+        upper: bundle.join("upper"),
+        work: bundle.join("work"),
+        mount_point: bundle.join("root"),
+        read_only: input.container.read_only,
+    })
+}
+
+fn make_folder(path: &Path, mode: u32) -> Result<(), LaunchError> {
+    let failed = |act| {
+        move |source| LaunchError::Io {
+            act,
+            path: path.to_path_buf(),
+            source,
+        }
+    };
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path).map_err(failed("make folder"))?;
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("set mode of"))
+}
+
+fn write_record(bundle: &Path, name: &str, record: &impl Serialize) -> Result<(), LaunchError> {
+    let path = bundle.join(name);
+    let text = serde_json::to_vec(record).map_err(std::io::Error::from);
+    text.and_then(|text| fs::write(&path, text))
+        .map_err(|source| LaunchError::Io {
+            act: "write",
+            path,
+            source,
+        })
+}
+
+fn make_cgroup(input: &LaunchInput<'_>, layout: &Layout) -> Result<CgroupPlan, LaunchError> {
+    let resources = input.resources;
+    let limits = Limits {
+        cpu: resources.cpu_limit,
+        memory: resources.memory_limit,
+        memory_reservation: resources.memory_reservation,
+        pids: resources.pids_limit,
+        devices: Some(if input.container.privileged {
+            vec![DeviceRule::EVERYTHING]
+        } else {
+            paths::device_rules()
+        }),
+    };
+    let shims = Group::create(layout, &input.cgroup_parent, SHIMS, &Limits::default())?;
+    let group = Group::create(layout, &input.cgroup_parent, &input.id, &limits)?;
+    let oom = group.oom_source()?;
+    Ok(CgroupPlan {
+        procs: group.procs_files(),
+        shim_procs: shims.procs_files(),
+        gathering_folder: group.gathering_folder()?,
+        oom_file: oom.file,
+        oom_key: oom.key.to_string(),
+    })
+}

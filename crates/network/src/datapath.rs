@@ -315,3 +315,19 @@ impl NodeDatapath {
         node::restore(&self.names)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compiles only while callers may run every operation on any thread of a runtime.
+    #[expect(dead_code, reason = "the compiler is the test")]
+    fn operations_may_move_between_threads(datapath: Arc<NodeDatapath>, plan: Plan) {
+        fn check(_: impl Send) {}
+        check(datapath.apply(&plan));
+        check(datapath.reapply(&plan));
+        check(datapath.attach(ReplicaId(1), Ipv4Addr::LOCALHOST));
+        check(datapath.teardown());
+        check(Arc::clone(&datapath));
+    }
+}

@@ -94,6 +94,11 @@ impl Sink {
         self.errors.get() > 0
     }
 
+    /// Whether further errors are only counted, so that nothing costly should be done for their messages.
+    pub fn is_full(&self) -> bool {
+        self.errors.get() > DIAGNOSTICS_MAX
+    }
+
     /// In the order of the sources and lines, errors and warnings mixed.
     pub fn into_sorted(self) -> Vec<Diagnostic> {
         let mut found = self.found.into_inner();

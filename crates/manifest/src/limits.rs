@@ -5,8 +5,18 @@
 /// Largest manifest in bytes. Room for a dozen inline configs of the largest size; more is a file, not a manifest.
 pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 
-/// Most nodes of all manifests together, counted after aliases, merge keys and `extends` are expanded: about 100 MB of memory.
-pub const NODES_MAX: usize = 1_000_000;
+/// Most values of all manifests together, counted after aliases, merge keys and `extends` are expanded: about 100 MB of memory.
+/// Every [`VALUE_BYTES`] of a text count as one more, so that long texts cannot be multiplied either.
+pub const VALUES_MAX: usize = 1_000_000;
+
+/// Bytes of text that count as one value.
+pub const VALUE_BYTES: usize = 100;
+
+/// Most items of one list. Items are compared with each other, so this bounds the time.
+pub const LIST_ITEMS_MAX: usize = 10_000;
+
+/// Most services of an application; what a namespace holds besides is bounded by the cluster.
+pub const SERVICES_MAX: usize = 10_000;
 
 /// Deepest nesting. Compose needs 9; all recursion over a tree is bounded by this.
 pub const DEPTH_MAX: usize = 64;
@@ -14,11 +24,14 @@ pub const DEPTH_MAX: usize = 64;
 /// Deepest nesting of `${A:-${B:-…}}`.
 pub const INTERPOLATION_DEPTH_MAX: usize = 16;
 
-/// Longest text one value may become by interpolation, in bytes.
-pub const INTERPOLATED_BYTES_MAX: usize = DOCUMENT_BYTES_MAX;
+/// Most bytes that the values with variables of one manifest become together.
+pub const INTERPOLATED_BYTES_MAX: usize = 4 * DOCUMENT_BYTES_MAX;
 
 /// Longest chain of `extends`.
 pub const EXTENDS_DEPTH_MAX: usize = 16;
+
+/// Most ports an application may publish: more than there are port numbers, since addresses and protocols multiply them.
+pub const PORTS_MAX: usize = 100_000;
 
 /// Most ports one service may publish: a range of media ports such as 10000-20000 fits.
 pub const PORTS_PER_SERVICE_MAX: usize = 16_384;
@@ -32,4 +45,8 @@ pub const ENV_FILE_BYTES_MAX: usize = 1 << 20;
 const _: () = assert!(
     gantry_model::spec::DataKind::Config.size_max() * 4 < DOCUMENT_BYTES_MAX,
     "several configs of the largest size must fit inline"
+);
+const _: () = assert!(
+    DOCUMENT_BYTES_MAX / VALUE_BYTES < VALUES_MAX / 2,
+    "a document of the largest size must not fail for its texts alone"
 );

@@ -12,7 +12,7 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
     let allowed = (word.chars().count() / 3).clamp(1, 3);
     let distances = candidates
         .into_iter()
-        .filter(|candidate| candidate.len() <= WORD_LENGTH_MAX)
+        .filter(|candidate| candidate.len() <= WORD_LENGTH_MAX && candidate.len().abs_diff(word.len()) <= 4 * allowed)
         .map(|candidate| (distance(&word, candidate), candidate));
     distances
         .filter(|(edits, _)| *edits <= allowed)

@@ -147,14 +147,13 @@ fn distinct_ports(drafts: &[Draft], sink: &Sink) {
                 let apart = both_host && other.name != draft.name;
                 overlap(port.host_ip, other_port.host_ip) && !apart
             });
-            if let Some((other, _)) = conflict {
-                let message = format!(
-                    "port {published}/{} is published by service '{}' already",
-                    port.protocol, other.name
-                );
-                sink.error(site, message, None);
+            match conflict {
+                Some((other, _)) => {
+                    let taken_by = format!("is published by service '{}' already", other.name);
+                    sink.error(site, format!("port {published}/{} {taken_by}", port.protocol), None);
+                }
+                None => others.push((draft, port)),
             }
-            others.push((draft, port));
         }
     }
 }

@@ -19,7 +19,7 @@ const MODE_DEFAULT: u32 = 0o444;
 /// Where secrets are mounted, as in Swarm.
 const SECRETS_FOLDER: &str = "/run/secrets";
 
-/// The model's kind with an order of its own words.
+/// Config or secret: both are read alike.
 pub(crate) type Kind = DataKind;
 
 const fn key_of(kind: Kind) -> &'static str {
@@ -152,7 +152,13 @@ pub(crate) fn data_mounts(service: &Cursor<'_>, kind: Kind, context: &Context<'_
             Kind::Secret => &context.secrets,
         };
         let source_at = item.get(declared_by).unwrap_or(item);
-        if !context.declared(&source_at, word_of(kind), &mount.source, known.iter()) {
+        if !Context::declared(
+            &source_at,
+            word_of(kind),
+            &mount.source,
+            known.contains(&mount.source),
+            known.iter(),
+        ) {
             continue;
         }
         if mounts.iter().any(|other| other.target == mount.target) {

@@ -29,7 +29,6 @@ use gantry_model::spec::{Application, NetworkSpec, VolumeSpec};
 pub(crate) use project::{inherit, project_name};
 
 use crate::diagnostic::Site;
-use crate::suggest::nearest;
 use crate::yaml::cursor::Cursor;
 use crate::{Files, Options};
 
@@ -57,23 +56,22 @@ impl Context<'_> {
         shared.map_or_else(|| format!("{}_{key}", self.namespace), Name::to_string)
     }
 
-    /// Looks a reference up in what the top level declares and reports a miss.
+    /// Reports a reference to what the top level does not declare; `known` is what it does. True when all is well.
     fn declared<'k>(
-        &self,
         at: &Cursor<'_>,
         what: &str,
         name: &Name,
-        known: impl Iterator<Item = &'k Name> + Clone,
+        is_known: bool,
+        known: impl Iterator<Item = &'k Name>,
     ) -> bool {
-        if known.clone().any(|other| other == name) {
-            return true;
+        if !is_known {
+            let help = at.suggest(name.as_str(), known.map(Name::as_str)).map_or_else(
+                || format!("declare it under '{what}s:' at the top level"),
+                |other| format!("did you mean '{other}'?"),
+            );
+            at.error_with(format!("{what} '{name}' is not declared"), help);
         }
-        let help = nearest(name.as_str(), known.map(Name::as_str)).map_or_else(
-            || format!("declare it under '{what}s:' at the top level"),
-            |other| format!("did you mean '{other}'?"),
-        );
-        at.error_with(format!("{what} '{name}' is not declared"), help);
-        false
+        is_known
     }
 }
 

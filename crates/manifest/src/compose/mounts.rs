@@ -176,9 +176,8 @@ fn named(at: &Cursor<'_>, source: &str, context: &Context<'_>) -> Option<MountKi
             return None;
         }
     };
-    context
-        .declared(at, "volume", &name, context.volumes.keys())
-        .then(|| volume(Some(name), Some(context)))
+    let is_known = context.volumes.contains_key(&name);
+    Context::declared(at, "volume", &name, is_known, context.volumes.keys()).then(|| volume(Some(name), Some(context)))
 }
 
 fn volume(name: Option<Name>, context: Option<&Context<'_>>) -> MountKind {

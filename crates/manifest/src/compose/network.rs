@@ -94,7 +94,8 @@ pub(crate) fn attachments(service: &Cursor<'_>, context: &Context<'_>) -> BTreeM
     let mut attachments = BTreeMap::new();
     let mut attach = |at: &Cursor<'_>, name: Option<Name>, aliases: Vec<String>| {
         let Some(name) = name else { return };
-        if context.declared(at, "network", &name, context.networks.keys()) {
+        let is_known = context.networks.contains_key(&name);
+        if Context::declared(at, "network", &name, is_known, context.networks.keys()) {
             let shared = context
                 .networks
                 .get(&name)

@@ -8,11 +8,14 @@ use super::scalar::some_text;
 use super::{keys, scalar};
 use crate::Options;
 use crate::diagnostic::{Sink, Site};
-use crate::limits::EXTENDS_DEPTH_MAX;
+use crate::limits::{EXTENDS_DEPTH_MAX, SERVICES_MAX};
 use crate::yaml::cursor::Cursor;
 use crate::yaml::interpolate::expand_at;
 use crate::yaml::merge::merge_service;
 use crate::yaml::tree::{Budget, Node, Value};
+
+/// A folder's name is cut to what a [`Name`] holds.
+const NAME_LENGTH_MAX: usize = 63;
 
 /// The namespace: from the options, else the last file that has a `name`, else the base folder.
 pub(crate) fn project_name(roots: &[Node], options: &Options, sink: &Sink) -> Option<Name> {
@@ -33,7 +36,7 @@ pub(crate) fn project_name(roots: &[Node], options: &Options, sink: &Sink) -> Op
         sink.error(&Site::default(), message, Some(help.to_string()));
         return None;
     }
-    Name::new(name.chars().take(gantry_name_length()).collect::<String>()).ok()
+    Name::new(name.chars().take(NAME_LENGTH_MAX).collect::<String>()).ok()
 }
 
 fn checked(name: &str, sink: &Sink, site: &Site) -> Option<Name> {
@@ -49,11 +52,6 @@ fn checked(name: &str, sink: &Sink, site: &Site) -> Option<Name> {
     };
     sink.error(site, format!("'{name}' is not a valid project name"), Some(help));
     None
-}
-
-/// Longest project name, that of a [`Name`].
-const fn gantry_name_length() -> usize {
-    63
 }
 
 /// Lower case without the characters that a project name may not have, as Compose makes it from a folder's name.
@@ -110,7 +108,8 @@ pub(crate) fn inherit(root: &mut Node, budget: &mut Budget, sink: &Sink) -> Opti
 /// Pairs of service and base, every base before those that extend it.
 fn chains(root: &Node, sink: &Sink) -> Vec<(String, String)> {
     let root = Cursor::root(root, sink);
-    let Some(services) = root.get("services").filter(Cursor::is_map) else {
+    let is_readable = |services: &Cursor<'_>| services.is_map() && services.node.entries().len() <= SERVICES_MAX;
+    let Some(services) = root.get("services").filter(is_readable) else {
         return Vec::new();
     };
     let mut bases: BTreeMap<String, String> = BTreeMap::new();

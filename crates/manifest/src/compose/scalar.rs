@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use gantry_model::Name;
 
-use crate::suggest::nearest;
 use crate::yaml::cursor::Cursor;
 use crate::yaml::tree::{Scalar, Value};
 
@@ -131,7 +130,7 @@ pub(crate) fn choice<T: Copy>(at: &Cursor<'_>, words: &[(&str, T)]) -> Option<T>
         return Some(*value);
     }
     let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-    let help = match nearest(text, known.iter().copied()) {
+    let help = match at.suggest(text, known.iter().copied()) {
         Some(word) => format!("did you mean '{word}'?"),
         None => format!("use one of: {}", known.join(", ")),
     };

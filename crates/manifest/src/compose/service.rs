@@ -8,6 +8,7 @@ use gantry_model::spec::{Dependency, DependencyCondition, PortMode, ServiceSpec,
 use super::scalar::{boolean, choice, key_name, labels, name, some_text, texts};
 use super::{Context, Draft, check_extension, container, deploy, keys, network, ports, resources, restart};
 use crate::diagnostic::Site;
+use crate::limits::{PORTS_MAX, SERVICES_MAX};
 use crate::yaml::cursor::Cursor;
 
 const CONDITIONS: &[(&str, DependencyCondition)] = &[
@@ -21,23 +22,37 @@ const CONDITIONS: &[(&str, DependencyCondition)] = &[
 
 /// All active services, and the names of those whose profiles are not active.
 pub(crate) fn services(root: &Cursor<'_>, context: &Context<'_>) -> (Vec<Draft>, BTreeSet<Name>) {
-    let (mut drafts, mut inactive) = (Vec::new(), BTreeSet::new());
+    let (mut drafts, mut inactive, mut ports) = (Vec::new(), BTreeSet::new(), 0);
     let Some(services) = root.get("services") else {
         root.error_with("there are no services", "a manifest has at least one under 'services:'");
         return (drafts, inactive);
     };
+    let count = services.node.entries().len();
+    if count > SERVICES_MAX {
+        services.error_key(
+            format!("there are {count} services, at most {SERVICES_MAX} are read"),
+            None,
+        );
+        return (drafts, inactive);
+    }
     for entry in services.all_entries() {
         let Some(name) = key_name(&entry) else { continue };
         if !entry.is_map() {
             entry.error_key(format!("expected a mapping, found {}", entry.node.kind()), None);
         } else if is_active(&entry, context) {
-            drafts.push(service(&entry, name, context));
+            let draft = service(&entry, name, context);
+            ports += draft.ports.len();
+            if ports > PORTS_MAX {
+                entry.error_key(format!("the services publish more than {PORTS_MAX} ports"), None);
+                break;
+            }
+            drafts.push(draft);
         } else {
             inactive.insert(name);
         }
     }
     let has_none = drafts.is_empty() && services.is_map();
-    if has_none && services.node.entries().len() == inactive.len() {
+    if has_none && count == inactive.len() {
         services.error_key(
             "no service is active",
             (!inactive.is_empty()).then(|| "all services have profiles, activate one of them".to_string()),

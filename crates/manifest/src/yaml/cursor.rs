@@ -133,12 +133,21 @@ impl<'a> Cursor<'a> {
 
     pub fn report_unknown(&self, table: &[Key]) {
         let known = table.iter().map(|(name, _)| *name);
-        let help = match nearest(self.key(), known.clone()) {
+        let help = match self.suggest(self.key(), known.clone()) {
             Some(name) => format!("did you mean '{name}'?"),
             None if table.len() <= 12 => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
             None => "fields of your own start with 'x-'".to_string(),
         };
         self.error_key(format!("unknown key '{}'", self.key()), Some(help));
+    }
+
+    /// The nearest known word, while there is room for messages.
+    pub fn suggest<'k>(&self, word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+        if self.sink.is_full() {
+            None
+        } else {
+            nearest(word, known)
+        }
     }
 
     pub fn error(&self, message: impl Into<String>) {

@@ -3,7 +3,7 @@
 //! The grammar and its corner cases are Compose's (compose-spec, "Interpolation"): keys are left alone, and a variable that is
 //! not set is empty, with a warning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::cursor::Cursor;
 use super::tree::{Entry, Node, Value};
@@ -14,7 +14,7 @@ use crate::limits::{INTERPOLATED_BYTES_MAX, INTERPOLATION_DEPTH_MAX};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expanded {
     pub text: String,
-    pub unset: Vec<String>,
+    pub unset: BTreeSet<String>,
 }
 
 /// Why a text cannot be expanded.
@@ -30,7 +30,7 @@ pub(crate) enum ExpandError {
     },
     #[error("variable references are nested deeper than {INTERPOLATION_DEPTH_MAX} levels")]
     Depth,
-    #[error("the value has more than {INTERPOLATED_BYTES_MAX} bytes once its variables are replaced")]
+    #[error("the values have more than {INTERPOLATED_BYTES_MAX} bytes once their variables are replaced")]
     Size,
 }
 
@@ -38,7 +38,7 @@ pub(crate) enum ExpandError {
 pub(crate) fn expand(text: &str, environment: &BTreeMap<String, String>) -> Result<Expanded, ExpandError> {
     let mut expander = Expander {
         environment,
-        unset: Vec::new(),
+        unset: BTreeSet::new(),
     };
     let text = expander.text(text, 0)?;
     Ok(Expanded {
@@ -54,6 +54,7 @@ pub(crate) fn interpolate(node: &mut Node, environment: &BTreeMap<String, String
         environment,
         sink,
         path: Vec::new(),
+        bytes: 0,
     };
     rewriter.node(node);
 }
@@ -62,6 +63,8 @@ struct Rewriter<'r> {
     environment: &'r BTreeMap<String, String>,
     sink: &'r Sink,
     path: Vec<String>,
+    /// What all expanded values take together.
+    bytes: usize,
 }
 
 impl Rewriter<'_> {
@@ -70,7 +73,7 @@ impl Rewriter<'_> {
         match &mut node.value {
             Value::Null => {}
             Value::Scalar(scalar) => {
-                if !scalar.text.contains('$') {
+                if !scalar.text.contains('$') || self.bytes > INTERPOLATED_BYTES_MAX {
                     return;
                 }
                 let site = Site {
@@ -78,6 +81,10 @@ impl Rewriter<'_> {
                     path: self.path.concat(),
                 };
                 if let Some(text) = expand_reported(&scalar.text, self.environment, &site, self.sink) {
+                    self.bytes += text.len();
+                    if self.bytes > INTERPOLATED_BYTES_MAX {
+                        self.sink.error(&site, ExpandError::Size.to_string(), None);
+                    }
                     scalar.text = text;
                 }
             }
@@ -140,7 +147,7 @@ fn expand_reported(text: &str, environment: &BTreeMap<String, String>, site: &Si
 
 struct Expander<'e> {
     environment: &'e BTreeMap<String, String>,
-    unset: Vec<String>,
+    unset: BTreeSet<String>,
 }
 
 /// What follows the name in `${name…}`.
@@ -229,7 +236,7 @@ impl Expander<'_> {
         if let Some(value) = self.environment.get(name) {
             return value.clone();
         }
-        self.unset.push(name.to_string());
+        self.unset.insert(name.to_string());
         String::new()
     }
 }
@@ -328,7 +335,7 @@ mod tests {
             expanded,
             Ok(Expanded {
                 text: "--d-".to_string(),
-                unset: vec!["U".to_string(), "W".to_string()]
+                unset: ["U".to_string(), "W".to_string()].into()
             })
         );
     }

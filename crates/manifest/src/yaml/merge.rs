@@ -40,6 +40,7 @@ const RULES: &[(&str, Rule)] = &[
     ("services.*.logging", Rule::Replace),
     ("services.*.extends", Rule::Replace),
     ("services.*.environment", Rule::Pairs('=')),
+    ("services.*.environment.*", Rule::Replace),
     ("services.*.labels", Rule::Pairs('=')),
     ("services.*.annotations", Rule::Pairs('=')),
     ("services.*.sysctls", Rule::Pairs('=')),
@@ -147,12 +148,19 @@ fn merge_maps(mut base: Vec<Entry>, over: Vec<Entry>, path: &mut Vec<String>) ->
 }
 
 fn merge_lists(mut base: Vec<Node>, over: Vec<Node>, rule: Option<Rule>) -> Vec<Node> {
+    let mut identities: Vec<Option<String>> = match rule {
+        Some(Rule::Unique(identity)) => base.iter().map(|item| identity.of(item)).collect(),
+        Some(Rule::Replace | Rule::Pairs(_) | Rule::Names | Rule::Values) | None => Vec::new(),
+    };
     for item in over {
         let same = match rule {
             Some(Rule::Unique(identity)) => {
                 let wanted = identity.of(&item);
-                base.iter()
-                    .position(|other| wanted.is_some() && identity.of(other) == wanted)
+                let same = identities.iter().position(|other| wanted.is_some() && *other == wanted);
+                if same.is_none() {
+                    identities.push(wanted);
+                }
+                same
             }
             Some(Rule::Values) => base.iter().position(|other| other.value == item.value),
             Some(Rule::Replace | Rule::Pairs(_) | Rule::Names) | None => None,

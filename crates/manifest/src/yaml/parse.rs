@@ -9,7 +9,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
 use super::tree::{Budget, Directive, Entry, Node, Scalar, Value};
 use crate::diagnostic::{Place, Sink, Site, Span};
-use crate::limits::{DEPTH_MAX, DOCUMENT_BYTES_MAX, NODES_MAX};
+use crate::limits::{DEPTH_MAX, DOCUMENT_BYTES_MAX, LIST_ITEMS_MAX, VALUES_MAX};
 
 /// Why a text is not a tree.
 #[derive(Debug)]
@@ -129,8 +129,8 @@ impl Builder<'_> {
                         plain,
                     }),
                 };
-                self.count(1, place)?;
                 let mut node = Node::new(value, place);
+                self.count(node.size(), place)?;
                 node.directive = directive;
                 self.finish(node, anchor)
             }
@@ -204,6 +204,13 @@ impl Builder<'_> {
                 Ok(())
             }
             Some(Open::List(items)) => {
+                if items.len() >= LIST_ITEMS_MAX {
+                    return Err(Fault {
+                        place: node.place,
+                        message: format!("the list has more than {LIST_ITEMS_MAX} items"),
+                        help: None,
+                    });
+                }
                 items.push(node);
                 Ok(())
             }
@@ -262,13 +269,13 @@ impl Builder<'_> {
         Ok(entries)
     }
 
-    fn count(&mut self, nodes: usize, place: Place) -> Result<(), Fault> {
-        if self.budget.take(nodes) {
+    fn count(&mut self, values: usize, place: Place) -> Result<(), Fault> {
+        if self.budget.take(values) {
             return Ok(());
         }
         Err(Fault {
             place,
-            message: format!("the manifest has more than {NODES_MAX} values once its aliases are expanded"),
+            message: format!("the manifest has more than {VALUES_MAX} values once its aliases are expanded"),
             help: Some("aliases of aliases multiply: refer to fewer of them"),
         })
     }

@@ -1,7 +1,7 @@
 //! The tree: values with the place they come from.
 
 use crate::diagnostic::Place;
-use crate::limits::NODES_MAX;
+use crate::limits::{VALUE_BYTES, VALUES_MAX};
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,12 +55,18 @@ impl Node {
         }
     }
 
-    /// The node and all below it.
+    /// What the node and all below it take from the budget: one each, and more for long texts.
     pub fn size(&self) -> usize {
         1 + match &self.value {
-            Value::Null | Value::Scalar(_) => 0,
+            Value::Null => 0,
+            Value::Scalar(scalar) => scalar.text.len() / VALUE_BYTES,
             Value::List(items) => items.iter().map(Self::size).sum(),
-            Value::Map(entries) => entries.iter().map(|entry| entry.value.size()).sum(),
+            Value::Map(entries) => {
+                let sizes = entries
+                    .iter()
+                    .map(|entry| entry.key.len() / VALUE_BYTES + entry.value.size());
+                sizes.sum()
+            }
         }
     }
 
@@ -98,7 +104,7 @@ impl Node {
     }
 }
 
-/// Nodes that may still be made while one application is read.
+/// Values that may still be made while one application is read.
 #[derive(Debug)]
 pub(crate) struct Budget {
     left: usize,
@@ -106,14 +112,14 @@ pub(crate) struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { left: NODES_MAX }
+        Self { left: VALUES_MAX }
     }
 }
 
 impl Budget {
     /// Whether that many more fit; takes them if so.
-    pub fn take(&mut self, nodes: usize) -> bool {
-        match self.left.checked_sub(nodes) {
+    pub fn take(&mut self, values: usize) -> bool {
+        match self.left.checked_sub(values) {
             Some(left) => {
                 self.left = left;
                 true

@@ -113,3 +113,57 @@ fn a_service_publishes_a_bounded_number_of_ports() {
         ["error 1:34 services.a.ports[0]: the service publishes more than 16384 ports"]
     );
 }
+
+#[test]
+fn long_texts_are_not_multiplied() {
+    let text = format!(
+        "x-long: &long {}\nx-all: [{}]\nservices: {{a: {{image: i}}}}\n",
+        "l".repeat(1 << 20),
+        vec!["*long"; 9_000].join(", ")
+    );
+    assert!(messages(&text)[0].contains("more than 1000000 values"));
+}
+
+#[test]
+fn lists_and_services_are_counted() {
+    let list = vec!["a"; 10_001].join(", ");
+    assert_eq!(
+        messages(&format!("x-a: [{list}]")),
+        ["error 1:30007: the list has more than 10000 items"]
+    );
+    let services: String = (0..10_001)
+        .map(|service| format!("  s{service}: {{image: i, extends: s0}}\n"))
+        .collect();
+    assert_eq!(
+        messages(&format!("services:\n{services}")),
+        ["error 1:1 services: there are 10001 services, at most 10000 are read"]
+    );
+}
+
+#[test]
+fn variables_are_no_way_around() {
+    let mut options = super::common::options();
+    options.environment.insert("BIG".to_string(), "b".repeat(1 << 20));
+    let values = vec!["$BIG"; 9_000].join(", ");
+    let source = gantry_manifest::Source {
+        name: "compose.yaml".to_string(),
+        text: format!("services: {{a: {{image: i, command: [{values}]}}}}"),
+    };
+    let loaded = gantry_manifest::load(&[source], &options, &gantry_manifest::MemoryFiles::default());
+    assert!(
+        loaded.diagnostics[0]
+            .message
+            .contains("once their variables are replaced")
+    );
+}
+
+#[test]
+fn an_application_publishes_a_bounded_number_of_ports() {
+    let services: String = (0..10)
+        .map(|service| format!("  s{service}: {{image: i, ports: ['1-16384']}}\n"))
+        .collect();
+    assert_eq!(
+        messages(&format!("services:\n{services}")),
+        ["error 8:3 services.s6: the services publish more than 100000 ports"]
+    );
+}

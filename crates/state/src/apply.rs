@@ -59,9 +59,8 @@ impl State {
             }),
             Precondition::ServiceNameFree(name) => self
                 .indexes
-                .service_by_name
-                .contains_key(name)
-                .then(|| Refusal::NameTaken(name.clone())),
+                .service_named(name)
+                .map(|_| Refusal::NameTaken(name.clone())),
         }
     }
 
@@ -76,7 +75,8 @@ impl State {
                 explanation,
             } => {
                 self.edit_replica(*replica, at, changes, |edited| {
-                    if edited.node.is_some() || edited.observed.phase.is_terminal() {
+                    // One that was seen beyond pending (stopped before it was placed, say) would fall back.
+                    if edited.node.is_some() || edited.observed.phase != Phase::Pending {
                         return false;
                     }
                     edited.node = Some(*node);

@@ -1,18 +1,22 @@
 //! Secondary indexes, kept in step with the tables by `apply`, rebuilt when a snapshot is loaded.
 
+use gantry_model::object::Service;
 use gantry_model::spec::DataKind;
 use gantry_model::{DataId, Name, NodeId, QualifiedName, ReplicaId, ServiceId};
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdSet;
 
 use crate::Object;
 
 type DataName = (DataKind, Name, Name);
 
 /// Where to find objects other than by key.
+///
+/// **Invariant:** it holds what the tables hold and nothing of how they came to. Hence sets: were two objects to share a name,
+/// deleting one must not hide the other.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Indexes {
-    pub(crate) service_by_name: OrdMap<QualifiedName, ServiceId>,
-    pub(crate) node_by_name: OrdMap<String, NodeId>,
+    service_by_name: OrdSet<(QualifiedName, ServiceId)>,
+    node_by_name: OrdSet<(String, NodeId)>,
     replicas_by_service: OrdSet<(ServiceId, ReplicaId)>,
     replicas_by_node: OrdSet<(NodeId, ReplicaId)>,
     data_by_name: OrdSet<(DataName, u32, DataId)>,
@@ -23,16 +27,10 @@ impl Indexes {
     pub(crate) fn insert(&mut self, object: &Object) {
         match object {
             Object::Service(service) => {
-                self.service_by_name.insert(
-                    QualifiedName {
-                        namespace: service.namespace.clone(),
-                        name: service.name.clone(),
-                    },
-                    service.id,
-                );
+                self.service_by_name.insert((name_of(service), service.id));
             }
             Object::Node(node) => {
-                self.node_by_name.insert(node.name.clone(), node.id);
+                self.node_by_name.insert((node.name.clone(), node.id));
             }
             Object::Replica(replica) => {
                 self.replicas_by_service.insert((replica.service, replica.id));
@@ -52,13 +50,10 @@ impl Indexes {
     pub(crate) fn remove(&mut self, object: &Object) {
         match object {
             Object::Service(service) => {
-                self.service_by_name.remove(&QualifiedName {
-                    namespace: service.namespace.clone(),
-                    name: service.name.clone(),
-                });
+                self.service_by_name.remove(&(name_of(service), service.id));
             }
             Object::Node(node) => {
-                self.node_by_name.remove(&node.name);
+                self.node_by_name.remove(&(node.name.clone(), node.id));
             }
             Object::Replica(replica) => {
                 self.replicas_by_service.remove(&(replica.service, replica.id));
@@ -74,12 +69,24 @@ impl Indexes {
         }
     }
 
+    pub(crate) fn service_named(&self, name: &QualifiedName) -> Option<ServiceId> {
+        let range = (name.clone(), ServiceId(0))..=(name.clone(), ServiceId(u64::MAX));
+        self.service_by_name.range(range).next().map(|(_, id)| *id)
+    }
+
+    pub(crate) fn node_named(&self, name: &str) -> Option<NodeId> {
+        let range = (name.to_string(), NodeId(0))..=(name.to_string(), NodeId(u64::MAX));
+        self.node_by_name.range(range).next().map(|(_, id)| *id)
+    }
+
     pub(crate) fn services_in<'a>(&'a self, namespace: &'a Name) -> impl Iterator<Item = ServiceId> + 'a {
-        let from = self
-            .service_by_name
-            .iter()
-            .skip_while(move |(key, _)| key.namespace < *namespace);
-        from.take_while(move |(key, _)| key.namespace == *namespace)
+        let first = QualifiedName {
+            namespace: namespace.clone(),
+            name: Name::new("0").expect("a digit is a name, and none sorts before it"),
+        };
+        self.service_by_name
+            .range((first, ServiceId(0))..)
+            .take_while(move |(name, _)| name.namespace == *namespace)
             .map(|(_, id)| *id)
     }
 
@@ -97,5 +104,12 @@ impl Indexes {
         let key = (kind, namespace.clone(), name.clone());
         let range = (key.clone(), 0, DataId(0))..=(key, u32::MAX, DataId(u64::MAX));
         self.data_by_name.range(range).next_back().map(|(_, _, id)| *id)
+    }
+}
+
+fn name_of(service: &Service) -> QualifiedName {
+    QualifiedName {
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
     }
 }

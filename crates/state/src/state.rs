@@ -163,7 +163,7 @@ impl State {
             namespace: namespace.clone(),
             name: name.clone(),
         };
-        self.service(*self.indexes.service_by_name.get(&key)?)
+        self.service(self.indexes.service_named(&key)?)
     }
 
     /// The services of a namespace in order of name.
@@ -201,7 +201,7 @@ impl State {
     /// A node by name.
     #[must_use]
     pub fn node_named(&self, name: &str) -> Option<&Node> {
-        self.node(*self.indexes.node_by_name.get(name)?)
+        self.node(self.indexes.node_named(name)?)
     }
 
     /// The events kept, oldest first.

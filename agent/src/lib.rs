@@ -1,1 +1,283 @@
-//! placeholder
+//! The process on a node: a session with the leader, one worker per replica, the node's network, and what people ask of it.
+//!
+//! ```text
+//!   leader ⇄ session ─ incoming → core ─ commands → workers ─ drivers → containers, images, volumes
+//!               ↑                   └── wanted → data path ─ drivers → links, rules, names
+//!               └──── board (reports), acknowledgements, inventory
+//! ```
+//!
+//! **Invariant:** containers outlive the agent, and the agent outlives the control plane: whatever ends here, replicas go on.
+//! **Invariant:** meets the control plane only in `proto/`.
+//! Deliberately not here: deciding about a replica's life (`lifecycle`), about addresses and rules (`netplan`), and how containers,
+//! images and packets are made to do it (`runtime`, `image`, `network`).
+
+mod board;
+mod clock;
+mod config;
+mod core;
+mod datapath;
+mod descriptor;
+mod disk;
+mod drivers;
+mod facts;
+mod identity;
+mod limits;
+mod replica;
+mod service;
+mod session;
+mod set;
+mod shared;
+mod signal;
+#[cfg(test)]
+mod testing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gantry_api::v1::node_agent_server::NodeAgentServer;
+use gantry_cgroup::Layout;
+use gantry_env::{Env, System};
+use gantry_image::Store;
+use gantry_model::{Class, NodeId, Problem};
+use gantry_network::NodeDatapath;
+use gantry_rpc::{Channels, Credentials, ServerPool, WithLimits};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::board::Board;
+use crate::clock::Clock;
+use crate::core::{Ack, Core};
+use crate::datapath::{Datapath, SetNumber, Wanted};
+use crate::disk::Disk;
+use crate::drivers::Drivers;
+use crate::drivers::blocking;
+use crate::drivers::containers::Containers;
+use crate::drivers::images::NodeImages;
+use crate::drivers::service_network::ServiceNetwork;
+use crate::drivers::volumes::LocalVolumes;
+use crate::identity::Member;
+use crate::limits::INCOMING;
+use crate::service::NodeService;
+use crate::session::{Introduction, Session};
+use crate::shared::Shared;
+
+pub use config::{AGENT_PORT, AgentConfig, Join};
+
+/// Runs an agent until shutdown, which leaves its containers running.
+///
+/// # Errors
+/// When it cannot start (wrong configuration, no identity, folders in use), or a part of it broke.
+pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), Problem> {
+    config.check()?;
+    let disk = {
+        let (data_dir, run_dir) = (config.data_dir.clone(), config.run_dir.clone());
+        blocking(move || Disk::open(&data_dir, &run_dir)).await?
+    };
+    let listener = listen(config.listen).await?;
+    let name = match &config.name {
+        Some(name) => name.clone(),
+        None => facts::host_name()?,
+    };
+    let joined = shutdown.run_until_cancelled(identity::establish(&config, &disk, &name));
+    let Some(member) = joined.await else { return Ok(()) };
+    let agent = Agent::assemble(config, disk, name, member?, shutdown).await?;
+    agent.run(listener).await
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Problem> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Problem::new(
+            Class::Unavailable,
+            "agent",
+            format!("cannot listen on {address}: {error}"),
+        )
+        .remedy("stop what uses the address, or give the agent another with --listen")
+    })
+}
+
+/// An agent with all its parts, about to run.
+struct Agent {
+    shared: Arc<Shared>,
+    credentials: Credentials,
+    servers: ServerPool,
+    introduction: Introduction,
+    containers: Containers,
+    images: NodeImages,
+    shutdown: CancellationToken,
+}
+
+impl Agent {
+    async fn assemble(
+        config: AgentConfig,
+        disk: Disk,
+        name: String,
+        member: Member,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Problem> {
+        let introduction = Introduction {
+            name,
+            address: identity::advertised(&config, &member.servers)?,
+            facts: facts::gather(&config)?,
+        };
+        tracing::info!(node = %member.id, name = introduction.name, address = introduction.address, "agent starts");
+        let credentials = Credentials::new(member.identity)?;
+        let channels = Channels::new(credentials.clone());
+        let servers = ServerPool::with_channels(member.servers, channels.clone());
+        let containers = containers(&config).await?;
+        let store = {
+            let folder = config.data_dir.join("images");
+            Arc::new(blocking(move || Store::open(folder)).await?)
+        };
+        let images = NodeImages::new(store, servers.clone(), channels);
+        let network = ServiceNetwork::new(datapath(&config)?, shutdown.clone());
+        let shared = Arc::new(Shared {
+            drivers: Drivers {
+                runtime: Arc::new(containers.clone()),
+                images: Arc::new(images.clone()),
+                network: Arc::new(network),
+                volumes: Arc::new(LocalVolumes::new(config.data_dir.clone())),
+            },
+            board: Board::default(),
+            disk,
+            clock: Clock::new(Arc::new(System)),
+            surroundings: arc_swap::ArcSwap::default(),
+        });
+        let peers = Arc::clone(&shared);
+        images.find_nodes_by(Box::new(move |address| node_at(&peers, address)));
+        Ok(Self {
+            shared,
+            credentials,
+            servers,
+            introduction,
+            containers,
+            images,
+            shutdown,
+        })
+    }
+
+    /// Runs all parts. The first that fails ends the others.
+    async fn run(self, listener: TcpListener) -> Result<(), Problem> {
+        let scope = self.shutdown.child_token();
+        let mut parts: JoinSet<Result<(), Problem>> = JoinSet::new();
+        let (core, session, datapath) = self.connect(&scope).await?;
+        parts.spawn(core.run());
+        parts.spawn(async move {
+            datapath.run().await;
+            Ok(())
+        });
+        parts.spawn(async move {
+            session.run().await;
+            Ok(())
+        });
+        self.spawn_service(&mut parts, listener, &scope);
+        self.spawn_renewal(&mut parts, &scope);
+        let mut outcome = Ok(());
+        while let Some(ended) = parts.join_next().await {
+            let crashed = |_| Err(Problem::new(Class::Internal, "agent", "a part of it crashed"));
+            if let Err(problem) = ended.unwrap_or_else(crashed) {
+                tracing::error!(%problem, "the agent ends; replicas go on");
+                outcome = outcome.and(Err(problem));
+            }
+            scope.cancel();
+        }
+        outcome
+    }
+
+    async fn connect(&self, scope: &CancellationToken) -> Result<(Core, Session, Datapath), Problem> {
+        let (incoming, from_session) = mpsc::channel(INCOMING);
+        let (acks, to_session) = watch::channel(Ack::default());
+        let (wanted, to_datapath) = watch::channel(Wanted::default());
+        let (applied, from_datapath) = watch::channel(SetNumber::default());
+        let shared = Arc::clone(&self.shared);
+        let (saved, records) = blocking(move || (shared.disk.load_set(), shared.disk.records())).await;
+        let ports = core::Ports {
+            incoming: from_session,
+            acks,
+            wanted,
+            applied: from_datapath,
+        };
+        let core = Core::new(Arc::clone(&self.shared), ports, saved, records?, scope.clone());
+        let ports = session::Ports {
+            incoming,
+            acks: to_session,
+            inventory: self.images.inventory(),
+        };
+        let session = Session::new(
+            Arc::clone(&self.shared),
+            self.servers.clone(),
+            self.introduction.clone(),
+            ports,
+            scope.clone(),
+        );
+        let datapath = Datapath::new(Arc::clone(&self.shared), to_datapath, applied);
+        Ok((core, session, datapath))
+    }
+
+    fn spawn_service(
+        &self,
+        parts: &mut JoinSet<Result<(), Problem>>,
+        listener: TcpListener,
+        scope: &CancellationToken,
+    ) {
+        let service = NodeService {
+            shared: Arc::clone(&self.shared),
+            containers: self.containers.clone(),
+            images: self.images.clone(),
+            node: self.introduction.name.clone(),
+            shutdown: scope.clone(),
+        };
+        let routes = tonic::service::Routes::new(NodeAgentServer::new(service).with_limits());
+        let (credentials, scope) = (self.credentials.clone(), scope.clone());
+        parts.spawn(async move {
+            gantry_rpc::serve(listener, credentials, routes, scope).await;
+            Ok(())
+        });
+    }
+
+    fn spawn_renewal(&self, parts: &mut JoinSet<Result<(), Problem>>, scope: &CancellationToken) {
+        let (shared, credentials, servers) = (Arc::clone(&self.shared), self.credentials.clone(), self.servers.clone());
+        let scope = scope.clone();
+        parts.spawn(async move {
+            let env: &dyn Env = &System;
+            identity::keep_fresh(credentials, &shared.disk, servers, env, scope.clone()).await;
+            // Without renewal the agent works on until its certificate expires.
+            scope.cancelled().await;
+            Ok(())
+        });
+    }
+}
+
+async fn containers(config: &AgentConfig) -> Result<Containers, Problem> {
+    let folder = config.data_dir.join("shim");
+    let refused = |error: &dyn std::fmt::Display| Problem::new(Class::Internal, "agent", error.to_string());
+    let shim = blocking(move || gantry_runtime::install_shim(&folder))
+        .await
+        .map_err(|error| refused(&error))?;
+    let layout = blocking(Layout::detect).await.map_err(|error| refused(&error))?;
+    let replicas = config.data_dir.join("replicas");
+    Ok(Containers::new(replicas, shim, layout, config.cgroup_parent.clone()))
+}
+
+fn datapath(config: &AgentConfig) -> Result<NodeDatapath, Problem> {
+    let config = gantry_network::Config {
+        link: config.bridge.clone(),
+        table: table_of(&config.bridge),
+        run_dir: config.run_dir.join("netns"),
+        underlay: None,
+    };
+    NodeDatapath::new(config).map_err(|error| drivers::service_network::problem(&error))
+}
+
+/// The table of packet rules is named after the link: `gantry` for `gantry0`.
+fn table_of(bridge: &str) -> String {
+    match bridge {
+        "gantry0" => "gantry".to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn node_at(shared: &Shared, address: SocketAddr) -> Option<NodeId> {
+    shared.surroundings.load().peers.get(&address).copied()
+}

@@ -1,0 +1,47 @@
+//! Limits and waits of an agent, together.
+
+use gantry_model::{ByteSize, DurationMs};
+
+/// Messages from the leader that wait to be taken in. A full queue makes the session read no further, which the leader sees.
+pub const INCOMING: usize = 16;
+/// Messages to the leader that wait to be sent. When it is full the leader does not read, and the session is given up.
+pub const OUTGOING: usize = 64;
+/// Reports in one message: at some 300 bytes each, well under the 4 MiB that gRPC takes.
+pub const STATUSES_PER_MESSAGE: usize = 1000;
+/// How long the first of several reports waits for others; far below what anybody notices, enough for a burst to share a
+/// message, and with it an entry of the leader's log.
+pub const COALESCE: DurationMs = DurationMs(5);
+/// Longest wait before the first try to reach a server again; the wait is random, so that a restarted leader does not meet
+/// all agents in one moment.
+pub const RECONNECT_FIRST_MAX: DurationMs = DurationMs(200);
+/// Longest wait between two tries.
+pub const RECONNECT_MAX: DurationMs = DurationMs(2_000);
+/// Opening a session, its welcome included, takes at most so long.
+pub const OPEN_TIMEOUT: DurationMs = DurationMs(5_000);
+/// How many hints at another leader are followed at once, before a wait.
+pub const LEADER_HINTS_MAX: u32 = 3;
+/// The set is written to disk at most this often; it is needed only when the agent starts while no server answers.
+pub const SET_SAVE_INTERVAL: DurationMs = DurationMs(1_000);
+/// Wait before a data path that could not be applied is tried again.
+pub const DATAPATH_RETRY: DurationMs = DurationMs(500);
+/// The data path is brought back to what it should be this often, whatever others did to it.
+pub const DATAPATH_HEAL_INTERVAL: DurationMs = DurationMs(60_000);
+/// Tries to release a replica's network and root before its address is given back all the same.
+pub const RELEASE_ATTEMPTS: u32 = 5;
+/// Wait between two such tries.
+pub const RELEASE_RETRY: DurationMs = DurationMs(200);
+/// A worker whose operation crashed looks again at what is there after so long.
+pub const WORKER_RECOVERY_WAIT: DurationMs = DurationMs(1_000);
+/// When the agent ends, starts under way may take so long to finish.
+pub const SHUTDOWN_GRACE: DurationMs = DurationMs(5_000);
+/// Most that is kept of a health check's output; as in Docker.
+pub const PROBE_OUTPUT_MAX: usize = 4096;
+/// Bytes of a blob or archive in one message.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+/// A node that holds an image must answer, and go on sending, within so long; then another one is asked.
+pub const BLOB_TIMEOUT: DurationMs = DurationMs(20_000);
+/// Set aside for the machine itself when the configuration says nothing: the agent and its shims (about 2 MiB each).
+pub const RESERVE_MEMORY_DEFAULT: ByteSize = ByteSize::mib(128);
+
+const _: () = assert!(RECONNECT_FIRST_MAX.0 < RECONNECT_MAX.0);
+const _: () = assert!(COALESCE.0 <= 10, "a report is not to be held back noticeably");

@@ -1,0 +1,52 @@
+//! What all tasks of an agent share.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use arc_swap::ArcSwap;
+use gantry_model::assignment::NodeItem;
+use gantry_model::object::DataRecord;
+use gantry_model::{DataId, NodeId};
+
+use crate::board::Board;
+use crate::clock::Clock;
+use crate::disk::Disk;
+use crate::drivers::Drivers;
+use crate::set::AssignmentSet;
+
+/// See the module.
+pub struct Shared {
+    /// The machine.
+    pub drivers: Drivers,
+    /// Reports.
+    pub board: Board,
+    /// What is kept.
+    pub disk: Disk,
+    /// Time.
+    pub clock: Clock,
+    /// What replicas need of the set besides themselves.
+    pub surroundings: ArcSwap<Surroundings>,
+}
+
+/// The part of the set that preparations look at.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Surroundings {
+    /// The node; none before the first complete set.
+    pub node: Option<NodeItem>,
+    /// Configs and secrets.
+    pub data: BTreeMap<DataId, DataRecord>,
+    /// Other nodes by the address of their agent.
+    pub peers: BTreeMap<SocketAddr, NodeId>,
+}
+
+impl Surroundings {
+    /// Of a set.
+    #[must_use]
+    pub fn of(set: &AssignmentSet) -> Self {
+        Self {
+            node: set.node().cloned(),
+            data: set.data(),
+            peers: set.peers(),
+        }
+    }
+}

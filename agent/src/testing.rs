@@ -1,0 +1,61 @@
+//! Model objects for tests.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use gantry_model::assignment::{NodeItem, ReplicaItem};
+use gantry_model::net::Ipv4Net;
+use gantry_model::object::Slot;
+use gantry_model::phase::Desired;
+use gantry_model::spec::{ContainerSpec, Mode, NetworkAttachment, ServiceSpec};
+use gantry_model::{NodeId, ReplicaId, ServiceId};
+
+pub(crate) fn node() -> NodeItem {
+    let net = |base: [u8; 4], prefix| Ipv4Net::new(Ipv4Addr::from(base), prefix);
+    NodeItem {
+        id: NodeId(1),
+        name: "alpha".into(),
+        subnet: net([10, 128, 0, 0], 24),
+        replica_pool: net([10, 128, 0, 0], 10),
+        service_pool: net([10, 96, 0, 0], 12),
+        labels: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn spec() -> ServiceSpec {
+    ServiceSpec {
+        mode: Mode::Replicated { replicas: 1 },
+        container: ContainerSpec {
+            image: "web:v1".into(),
+            ..ContainerSpec::default()
+        },
+        resources: Default::default(),
+        placement: Default::default(),
+        restart: Default::default(),
+        update: Default::default(),
+        rollback: Default::default(),
+        endpoint_mode: Default::default(),
+        ports: Vec::new(),
+        expose: Vec::new(),
+        networks: BTreeMap::from([("default".parse().expect("a name"), NetworkAttachment::default())]),
+        depends_on: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        restart_generation: 0,
+    }
+}
+
+/// The replica `web.N` with id N.
+pub(crate) fn replica(slot: u32) -> ReplicaItem {
+    ReplicaItem {
+        id: ReplicaId(u64::from(slot)),
+        service: ServiceId(1),
+        namespace: "shop".parse().expect("a name"),
+        service_name: "web".parse().expect("a name"),
+        slot: Slot::Index(slot),
+        revision: 1,
+        address: Ipv4Addr::new(10, 128, 0, u8::try_from(slot + 1).expect("small")),
+        desired: Desired::Run,
+        spec: Arc::new(spec()),
+    }
+}

@@ -16,7 +16,7 @@ use crate::context::Context;
 /// Pause between two attempts while the cluster has no leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Attempts before giving up: about a minute of a cluster without a leader.
+/// Attempts before giving up: about a minute of a cluster that is not there yet, or has no leader.
 const ATTEMPTS_MAX: u32 = 120;
 
 /// A certificate by token.
@@ -30,8 +30,19 @@ pub async fn enroll(join: &JoinConfig, name: &str) -> Result<Identity, Problem> 
         return Err(Problem::new(Class::Invalid, "token", reason)
             .remedy("make one for servers with `gantry cluster token create server`"));
     }
-    let enrolled = gantry_rpc::enroll(&join.servers, &join.token, name).await?;
-    Ok(enrolled.identity)
+    for _ in 1..ATTEMPTS_MAX {
+        match gantry_rpc::enroll(&join.servers, &join.token, name).await {
+            Ok(enrolled) => return Ok(enrolled.identity),
+            Err(problem) if problem.class == Class::Unavailable => {
+                tracing::warn!(%problem, "not enrolled yet");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            Err(problem) => return Err(problem),
+        }
+    }
+    gantry_rpc::enroll(&join.servers, &join.token, name)
+        .await
+        .map(|enrolled| enrolled.identity)
 }
 
 /// Asks the cluster to add this server, unless it is a member already.

@@ -107,6 +107,10 @@ fn short(at: &Cursor<'_>, context: &Context<'_>) -> Option<Mount> {
     };
     let kind = match source {
         None => volume(None, None),
+        Some("") => {
+            at.error_with("the source before ':' is empty", "is a variable not set?");
+            return None;
+        }
         Some(source) if is_path(source) => MountKind::Bind {
             source: node_path(at, source, context)?,
             create_host_path: true,

@@ -1,6 +1,6 @@
 //! `ports` and `expose`, short and long.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use gantry_model::spec::{PortMode, PortSpec, Protocol};
@@ -12,6 +12,7 @@ use crate::limits::PORTS_PER_SERVICE_MAX;
 use crate::yaml::cursor::Cursor;
 
 const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
+const PORT_WORDS: &str = "a port from 1 to 65535 or a range of them";
 const SHORT_HELP: &str = "write [ADDRESS:][PUBLISHED:]TARGET[/tcp|udp], such as 8080:80";
 
 /// All published ports, each with the place it comes from.
@@ -55,47 +56,43 @@ pub(crate) fn expose(service: &Cursor<'_>) -> Vec<String> {
 /// `[ADDRESS:][PUBLISHED:]TARGET[/PROTOCOL]`, where both ports may be ranges.
 fn short(at: &Cursor<'_>) -> Option<Vec<PortSpec>> {
     let text = scalar(at)?.text.trim();
-    let fault = |reason: String| {
-        at.error_with(reason, SHORT_HELP);
-        None::<Vec<PortSpec>>
-    };
+    match split_short(text) {
+        Ok((target, published, template)) => paired(at, target, published, &template),
+        Err(reason) => {
+            at.error_with(reason, SHORT_HELP);
+            None
+        }
+    }
+}
+
+type PortRange = RangeInclusive<u16>;
+
+/// The target, the published ports, and everything else; or why the text is no port.
+fn split_short(text: &str) -> Result<(PortRange, Option<PortRange>, PortSpec), String> {
     let (rest, protocol) = match text.rsplit_once('/') {
         None => (text, Protocol::Tcp),
-        Some((rest, word)) => match PROTOCOLS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word)) {
-            Some((_, protocol)) => (rest, *protocol),
-            None => return fault(format!("'{word}' is not a supported protocol")),
-        },
-    };
-    let (front, target_text) = match rest.rsplit_once(':') {
-        Some((front, target)) => (Some(front), target),
-        None => (None, rest),
-    };
-    let Some(target) = range(target_text) else {
-        return fault(format!(
-            "'{target_text}' is not a port from 1 to 65535 or a range of them"
-        ));
-    };
-    let (address_text, published_text) = match front {
-        None => (None, ""),
-        Some(front) => match front.rsplit_once(':') {
-            Some((address, published)) => (Some(address), published),
-            None if front.parse::<std::net::Ipv4Addr>().is_ok() => (Some(front), ""),
-            None => (None, front),
-        },
-    };
-    let published = match (published_text, range(published_text)) {
-        ("", _) => None,
-        (_, Some(published)) => Some(published),
-        (_, None) => {
-            return fault(format!(
-                "'{published_text}' is not a port from 1 to 65535 or a range of them"
-            ));
+        Some((rest, word)) => {
+            let known = PROTOCOLS.iter().find(|(known, _)| known.eq_ignore_ascii_case(word));
+            let (_, protocol) = known.ok_or_else(|| format!("'{word}' is not a supported protocol"))?;
+            (rest, *protocol)
         }
     };
-    let host_ip = match address_text.map(address) {
-        Some(None) => return fault(format!("'{}' is not an IP address", address_text.unwrap_or_default())),
-        Some(Some(address)) => Some(address),
-        None => None,
+    let (front, target) = match rest.rsplit_once(':') {
+        Some((front, target)) => (front, target),
+        None => ("", rest),
+    };
+    let (host_ip, published) = match front.rsplit_once(':') {
+        Some((host_ip, published)) => (Some(address(host_ip)?), published),
+        None => match front.parse::<Ipv4Addr>() {
+            Ok(host_ip) => (Some(host_ip.into()), ""),
+            Err(_) => (None, front),
+        },
+    };
+    let bad_range = |text: &str| format!("'{text}' is not {PORT_WORDS}");
+    let target = range(target).ok_or_else(|| bad_range(target))?;
+    let published = match published {
+        "" => None,
+        _ => Some(range(published).ok_or_else(|| bad_range(published))?),
     };
     let template = PortSpec {
         target: *target.start(),
@@ -105,14 +102,14 @@ fn short(at: &Cursor<'_>) -> Option<Vec<PortSpec>> {
         host_ip,
         name: None,
     };
-    paired(at, target, published, &template)
+    Ok((target, published, template))
 }
 
 /// One port per member of the ranges, which must be of one length.
 fn paired(
     at: &Cursor<'_>,
-    target: RangeInclusive<u16>,
-    published: Option<RangeInclusive<u16>>,
+    target: PortRange,
+    published: Option<PortRange>,
     template: &PortSpec,
 ) -> Option<Vec<PortSpec>> {
     let port = |target: u16, published: Option<u16>| PortSpec {
@@ -164,17 +161,17 @@ fn mode(at: &Cursor<'_>) -> Option<PortMode> {
     choice(at, &[("ingress", PortMode::Ingress), ("host", PortMode::Host)])
 }
 
-fn port_range(at: &Cursor<'_>) -> Option<RangeInclusive<u16>> {
+fn port_range(at: &Cursor<'_>) -> Option<PortRange> {
     let text = scalar(at)?.text.trim();
     let range = range(text);
     if range.is_none() {
-        at.error(format!("'{text}' is not a port from 1 to 65535 or a range of them"));
+        at.error(format!("'{text}' is not {PORT_WORDS}"));
     }
     range
 }
 
 /// `80` or `3000-3005`; port 0 is none.
-fn range(text: &str) -> Option<RangeInclusive<u16>> {
+fn range(text: &str) -> Option<PortRange> {
     let port = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         text.parse::<u16>().ok().filter(|port| digits && *port > 0)
@@ -184,10 +181,10 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
     (first <= last).then_some(first..=last)
 }
 
-fn address(text: &str) -> Option<IpAddr> {
+fn address(text: &str) -> Result<IpAddr, String> {
     let bare = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'))
         .unwrap_or(text);
-    bare.parse().ok()
+    bare.parse().map_err(|_| format!("'{text}' is not an IP address"))
 }

@@ -334,6 +334,10 @@ fn mounts_that_cannot_be() {
             "'other:/x'",
             "volume 'other' is not declared (declare it under 'volumes:' at the top level)",
         ),
+        (
+            "'${EMPTY}:/x'",
+            "the source before ':' is empty (is a variable not set?)",
+        ),
         ("'data:x'", "target 'x' must be an absolute path other than /"),
         ("'data:/'", "target '/' must be an absolute path other than /"),
         (

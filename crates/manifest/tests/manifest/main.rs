@@ -5,3 +5,4 @@ mod common;
 mod errors;
 mod limits;
 mod never_panics;
+mod project;

@@ -92,8 +92,15 @@ fn survives(texts: &[&str]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// A few hundred cases by default; `PROPTEST_CASES=20000` for a long search.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = std::env::var_os("PROPTEST_CASES").map_or(400, |_| default.cases);
+    ProptestConfig { cases, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn arbitrary_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {

@@ -1,0 +1,7 @@
+//! Tests of placement over real states.
+
+mod filters;
+mod following;
+mod properties;
+mod scores;
+mod support;

@@ -64,11 +64,30 @@ pub(crate) fn settle(draft: &mut Draft<'_>, slot: Slot, goal: Goal) {
             Standing::Fit => stayers.push(replica),
         }
     }
+    let leavers = keep_one_incumbent(draft, leavers);
     match best(&stayers, goal.revision) {
         Some(keeper) => hand_over(draft, keeper, &stayers, &leavers),
         None if leavers.is_empty() => fill(draft, slot, &replicas, goal),
         None => replace(draft, slot, &replicas, &leavers, goal),
     }
+}
+
+/// Of several leavers that serve, one is enough until the successor does.
+fn keep_one_incumbent<'a>(draft: &mut Draft<'_>, leavers: Vec<Leaver<'a>>) -> Vec<Leaver<'a>> {
+    let Some(incumbent) = leavers
+        .iter()
+        .find(|leaver| leaver.replica.is_endpoint())
+        .map(|leaver| leaver.replica.id)
+    else {
+        return leavers;
+    };
+    let (kept, surplus): (Vec<_>, Vec<_>) = leavers
+        .into_iter()
+        .partition(|leaver| leaver.replica.id == incumbent || !leaver.replica.is_endpoint());
+    for leaver in surplus {
+        draft.retire(leaver.replica, &leaver.reason, Fate::Stop);
+    }
+    kept
 }
 
 /// The replica that stays when a slot has several: one that serves, of the right revision, furthest, oldest.
@@ -123,6 +142,10 @@ fn replace(draft: &mut Draft<'_>, slot: Slot, replicas: &[&Replica], leavers: &[
         for leaver in leavers {
             draft.retire(leaver.replica, &leaver.reason, Fate::Stop);
         }
+        // One that never had a node leaves no trace; its successor has to be the trace that the slot's turn has come.
+        if leavers.iter().all(|leaver| leaver.replica.node.is_none()) {
+            draft.create(slot, goal.revision);
+        }
         return;
     }
     let verdict = verdict(replicas, goal, draft.view.now);
@@ -164,5 +187,83 @@ pub(crate) fn verdict(replicas: &[&Replica], goal: Goal, now: Timestamp) -> Verd
             Some(at) if at > now => Verdict::Wait(at),
             Some(_) | None => Verdict::Create,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_model::phase::Observed;
+    use gantry_model::{Name, ReplicaId, ServiceId};
+
+    fn replica(created: u64, revision: u32, desired: Desired, phase: Phase) -> Replica {
+        Replica {
+            id: ReplicaId(created),
+            service: ServiceId(1),
+            namespace: Name::new("shop").expect("a valid name"),
+            service_name: Name::new("web").expect("a valid name"),
+            slot: Slot::Index(1),
+            revision,
+            node: None,
+            address: None,
+            desired,
+            desired_reason: String::new(),
+            observed: Observed {
+                phase,
+                ..Observed::default()
+            },
+            explanation: None,
+            created_at: Timestamp(created),
+            assigned_at: None,
+            desired_since: None,
+        }
+    }
+
+    /// Every phase, every desire, of the same and of another revision, with and without replacement.
+    #[test]
+    fn a_slot_is_filled_again_unless_its_replica_ended_by_itself() {
+        const DESIRES: [Desired; 4] = [Desired::Run, Desired::Drain, Desired::Stop, Desired::Remove];
+        for phase in Phase::ALL {
+            for desired in DESIRES {
+                for (replacing, revision) in [(false, 2), (true, 2), (false, 1), (true, 1)] {
+                    let goal = Goal {
+                        revision: 2,
+                        replacing: replacing.then_some(UpdateOrder::StopFirst),
+                    };
+                    let last = replica(1_000, revision, desired, phase);
+                    let by_itself = desired == Desired::Run;
+                    let replaced = replacing && revision == 1;
+                    let expected = match phase {
+                        Phase::Completed | Phase::Failed if by_itself && !replaced => Verdict::Rest,
+                        Phase::Rejected if by_itself && !replaced => Verdict::Wait(Timestamp(6_000)),
+                        _ => Verdict::Create,
+                    };
+                    let found = verdict(&[&last], goal, Timestamp(1_000));
+                    assert_eq!(found, expected, "{phase} {desired:?} {goal:?} revision {revision}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rejected_replicas_are_tried_again_after_ever_longer_waits() {
+        let goal = Goal {
+            revision: 1,
+            replacing: None,
+        };
+        let mut history = vec![replica(0, 1, Desired::Run, Phase::Rejected)];
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let replicas: Vec<&Replica> = history.iter().collect();
+            let last = replicas.last().map_or(0, |one| one.created_at.0);
+            let Verdict::Wait(at) = verdict(&replicas, goal, Timestamp(last)) else {
+                panic!("it should wait");
+            };
+            assert_eq!(verdict(&replicas, goal, at), Verdict::Create);
+            waits.push((at.0 - last) / 1000);
+            history.push(replica(at.0, 1, Desired::Run, Phase::Rejected));
+            history.drain(..history.len().saturating_sub(3));
+        }
+        assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_model::ServiceId;
-use gantry_model::object::{Replica, Rollout, RolloutKind, RolloutState, Service, Slot};
+use gantry_model::object::{NodeStatus, Replica, Rollout, RolloutKind, RolloutState, Service, Slot};
 use gantry_model::phase::{Desired, Phase};
+use gantry_model::{NodeId, ServiceId};
 use gantry_state::State;
 
 use crate::plan;
@@ -67,9 +67,9 @@ fn progress_of(state: &State, service: &Service) -> Progress {
     let at_rest = rests(service, &replicas, &slots);
     let rollout = service.rollout.as_ref();
     let rolling = rollout.is_some_and(Rollout::is_running);
-    let leaving = replicas
-        .iter()
-        .any(|one| is_surplus(one, &slots) && one.holds_resources());
+    // What is on a node that is away cannot be waited for.
+    let alive = |one: &Replica| one.holds_resources() && one.node.is_some_and(|node| is_live(state, node));
+    let leaving = replicas.iter().any(|one| is_surplus(one, &slots) && alive(one));
     let finished = if service.spec.mode.is_job() {
         updated
     } else {
@@ -108,6 +108,10 @@ fn rests(service: &Service, replicas: &[&Replica], slots: &BTreeSet<Slot>) -> At
         rests.failed += u32::from(current && last.observed.phase == Phase::Failed);
     }
     rests
+}
+
+fn is_live(state: &State, node: NodeId) -> bool {
+    state.node(node).is_some_and(|node| node.status == NodeStatus::Ready)
 }
 
 fn is_surplus(replica: &Replica, slots: &BTreeSet<Slot>) -> bool {

@@ -1,4 +1,11 @@
 //! Tests of the planner over real states: one binary, one module per concern, one cluster in memory for all.
 
+mod depends;
+mod drains;
+mod global;
+mod jobs;
+mod reaping;
+mod rollouts;
 mod simulation;
+mod status;
 mod world;

@@ -121,6 +121,7 @@ fn heal(world: &mut World) {
         let mut spec = (*stored.spec).clone();
         spec.placement = Default::default();
         spec.ports.clear();
+        spec.depends_on.clear();
         spec.restart_generation += 1;
         world.apply_spec(stored.name.as_str(), spec);
     }

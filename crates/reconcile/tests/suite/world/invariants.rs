@@ -108,7 +108,8 @@ pub fn check_plan(world: &World, plan: &ServicePlan) {
         let node = replica.node.and_then(|node| world.state.node(node));
         let live = node.is_some_and(|node| node.status == NodeStatus::Ready);
         let serves = replica.observed.ready && live && !service.deleting;
-        let abrupt = *desired > Desired::Drain && serves && !world.acks.drained(replica);
+        let abrupt =
+            *desired > Desired::Drain && replica.desired <= Desired::Drain && serves && !world.acks.drained(replica);
         assert!(
             !abrupt,
             "{} is stopped while it serves: {:#?}",

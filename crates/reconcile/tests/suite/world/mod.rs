@@ -208,3 +208,41 @@ impl World {
         services.chain(replicas).chain(nodes).collect()
     }
 }
+
+impl World {
+    /// A cluster of `count` nodes.
+    pub fn with_nodes(count: usize) -> (Self, Vec<NodeId>) {
+        let mut world = Self::new(7);
+        let names = ["alpha", "beta", "gamma", "delta", "epsilon"];
+        let nodes = names[..count]
+            .iter()
+            .map(|name| world.join(name, &agents::Shape::default()))
+            .collect();
+        (world, nodes)
+    }
+
+    /// Control, agents and acknowledgements take turns for so many rounds of one second.
+    pub fn rounds(&mut self, count: usize) {
+        for _ in 0..count {
+            self.control_until_quiet();
+            let ids: Vec<ReplicaId> = self.state.replicas().map(|one| one.id).collect();
+            ids.into_iter().for_each(|id| self.agent_step(id));
+            self.acknowledge_all();
+            self.advance(DurationMs::secs(1));
+        }
+        self.control_until_quiet();
+    }
+
+    /// The service's replicas that serve.
+    pub fn endpoints(&self, service: ServiceId) -> Vec<&Replica> {
+        self.state
+            .replicas_of(service)
+            .filter(|one| one.is_endpoint())
+            .collect()
+    }
+
+    pub fn rollout(&self, service: ServiceId) -> gantry_model::object::Rollout {
+        let stored = self.state.service(service).expect("the service exists");
+        stored.rollout.clone().expect("it has a rollout")
+    }
+}

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use gantry_model::object::{RevisionRecord, Rollout, RolloutKind, RolloutState, Service};
 use gantry_model::spec::{
-    ContainerSpec, EndpointMode, FailureAction, Mode, Placement, PortMode, PortSpec, Protocol, Resources,
-    RestartPolicy, ServiceSpec, UpdateConfig, UpdateOrder,
+    ContainerSpec, Dependency, DependencyCondition, EndpointMode, FailureAction, Mode, Placement, PortMode, PortSpec,
+    Protocol, Resources, RestartPolicy, ServiceSpec, UpdateConfig, UpdateOrder,
 };
 use gantry_model::{ByteSize, DurationMs, MilliCpu, Name, ServiceId};
 use gantry_state::{Object, Op};
@@ -76,6 +76,16 @@ pub fn random_spec(dice: &mut Dice) -> ServiceSpec {
             host_ip: None,
             name: None,
         });
+    }
+    if dice.one_in(5) {
+        let name = Name::new(["web", "db", "job"][dice.below(3) as usize]).expect("a valid name");
+        let conditions = [DependencyCondition::Started, DependencyCondition::Healthy];
+        let dependency = Dependency {
+            condition: conditions[dice.below(2) as usize],
+            restart: false,
+            required: dice.one_in(2),
+        };
+        spec.depends_on.insert(name, dependency);
     }
     spec
 }

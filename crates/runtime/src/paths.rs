@@ -27,7 +27,14 @@ pub(crate) const MASKED: &[&str] = &[
 ];
 
 /// Readable only: writing them would change the node.
-pub(crate) const READ_ONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(crate) const READ_ONLY_PATHS: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+    "/sys/fs/cgroup",
+];
 
 fn file_system(kind: &str, target: &str, options: &[(&str, &str)], attributes: u64) -> MountPlan {
     let option = |(key, value): &(&str, &str)| (key.to_string(), (!value.is_empty()).then(|| value.to_string()));

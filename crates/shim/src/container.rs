@@ -37,7 +37,7 @@ fn become_container(plan: &LaunchPlan, streams: ChildStreams, channel: Channel) 
     if plan.init {
         reaper::fork_user_process(&plan.process, streams, channel)
     } else {
-        process::execute(&plan.process, streams, channel, true)
+        process::execute(&plan.process, streams, channel, process::Role::First)
     }
 }
 

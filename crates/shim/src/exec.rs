@@ -1,6 +1,7 @@
 //! Further processes in a running container: same namespaces, same groups, and a group of their own within them, so that
 //! everything one of them started can be killed together.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -72,51 +73,38 @@ impl Exec {
         })
     }
 
-    /// Kills everything it started. A group of version 2 does that at once; in version 1 what forks meanwhile is found in the
-    /// next round.
+    /// Kills everything it started. A group of version 2 does that at once.
     pub(crate) fn kill_all(&self) -> Result<(), Failure> {
         let at_once = self.group.join("cgroup.kill");
         if at_once.exists() {
             return fs::write(&at_once, "1").during("kill", self.group.display());
         }
-        const ROUNDS_MAX: u32 = 100;
-        for _ in 0..ROUNDS_MAX {
+        self.kill_listed()
+    }
+
+    /// A killed process cannot fork any more; what one had forked just before is in the next listing.
+    fn kill_listed(&self) -> Result<(), Failure> {
+        let mut killed = BTreeSet::new();
+        loop {
             let listed = fs::read_to_string(self.group.join("cgroup.procs")).during("list", self.group.display())?;
-            let mut alive = listed
-                .lines()
-                .filter_map(|line| line.parse().ok())
-                .filter(|id| !is_zombie(*id))
-                .peekable();
-            if alive.peek().is_none() {
+            let listed = listed.lines().filter_map(|line| line.parse::<i32>().ok());
+            let fresh: Vec<i32> = listed.filter(|id| killed.insert(*id)).collect();
+            if fresh.is_empty() {
                 return Ok(());
             }
-            for id in alive {
+            for id in fresh {
                 match kill(Pid::from_raw(id), Signal::SIGKILL) {
                     Ok(()) | Err(Errno::ESRCH) => {}
                     outcome => outcome.during("kill", id)?,
                 }
             }
         }
-        Err(Failure::found(
-            "kill",
-            self.group.display(),
-            "new processes appear faster than they can be killed",
-        ))
     }
 
     /// What it left running in the background stays, and so does its group; the agent removes both with the container.
     pub(crate) fn clean_up(&self) {
         remove_group(&self.group);
     }
-}
-
-/// Killed already, only waiting for its parent.
-fn is_zombie(id: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    status
-        .rsplit(')')
-        .next()
-        .is_none_or(|rest| rest.trim_start().starts_with(['Z', 'X']) || rest.is_empty())
 }
 
 /// A group that still has processes stays.
@@ -132,7 +120,7 @@ fn enter_and_execute(
     channel: Channel,
 ) -> ! {
     match enter(place, group) {
-        Ok(()) => process::execute(plan, streams, channel, false),
+        Ok(()) => process::execute(plan, streams, channel, process::Role::Exec),
         Err(failure) => {
             channel.send_failure(&failure);
             exit_now(failure.exit_code())

@@ -63,6 +63,7 @@ pub(crate) fn stage_files(files: &[FilePlan], point: &Path) -> Result<Vec<OwnedF
         return Ok(Vec::new());
     }
     let context = Context::open("tmpfs").during("prepare", "a tmpfs for files")?;
+    context.set("source", "tmpfs").during("prepare", "a tmpfs for files")?;
     context.set("mode", "0700").during("prepare", "a tmpfs for files")?;
     let attributes = attribute::NO_SUID | attribute::NO_DEV | attribute::NO_EXEC;
     let staging = context.mount(attributes).during("mount", "a tmpfs for files")?;
@@ -128,6 +129,10 @@ pub(crate) fn restrict_paths(root: &OwnedFd, plan: &LaunchPlan) -> Result<(), Fa
     };
     for path in &plan.read_only_paths {
         if let Some(target) = find(root, path)? {
+            if change(&target, read_only).is_ok() {
+                // It is a mount of its own already.
+                continue;
+            }
             let copy = clone_tree(&target, "", true).during("clone", path.display())?;
             change(&copy, read_only).during("make read-only", path.display())?;
             attach(&copy, &target).during("mount", path.display())?;
@@ -148,6 +153,7 @@ fn hide(root: &OwnedFd, path: &Path, target: &OwnedFd) -> Result<(), Failure> {
     let cover = match kind_of(target).during("examine", &shown)? {
         Kind::Folder => {
             let context = Context::open("tmpfs").during("hide", &shown)?;
+            context.set("source", "tmpfs").during("hide", &shown)?;
             context.set("nr_inodes", "1").during("hide", &shown)?;
             context.mount(attribute::READ_ONLY).during("hide", &shown)?
         }

@@ -88,6 +88,7 @@ fn attach_one(root: &OwnedFd, plan: &MountPlan, source: Option<OwnedFd>) -> Resu
 fn make(kind: &str, options: &[(String, Option<String>)], plan: &MountPlan) -> Result<OwnedFd, Failure> {
     let what = || format!("{kind} on {}", plan.target.display());
     let context = Context::open(kind).during("mount", what())?;
+    context.set("source", kind).during("mount", what())?;
     for (key, value) in options {
         let set = match value {
             Some(value) => context.set(key, value),

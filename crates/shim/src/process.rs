@@ -20,9 +20,20 @@ use crate::users::Identity;
 /// Where programs are looked for when the image does not say, as in Docker.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Which of the container's processes this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Process 1: it ends with the shim, and everything else with it.
+    First,
+    /// The user's first, below a process 1 of ours.
+    BelowInit,
+    /// A later one.
+    Exec,
+}
+
 /// Executes the plan's program, or tells the shim why not. Must run inside the container's namespaces and root.
-pub(crate) fn execute(plan: &ProcessPlan, streams: ChildStreams, channel: Channel, dies_with_shim: bool) -> ! {
-    let Err(failure) = try_execute(plan, streams, &channel, dies_with_shim);
+pub(crate) fn execute(plan: &ProcessPlan, streams: ChildStreams, channel: Channel, role: Role) -> ! {
+    let Err(failure) = try_execute(plan, streams, &channel, role);
     channel.send_failure(&failure);
     exit_now(failure.exit_code())
 }
@@ -31,10 +42,10 @@ fn try_execute(
     plan: &ProcessPlan,
     streams: ChildStreams,
     channel: &Channel,
-    dies_with_shim: bool,
+    role: Role,
 ) -> Result<std::convert::Infallible, Failure> {
     setsid().during("start", "a session")?;
-    take(streams, channel)?;
+    take(streams, channel, role != Role::Exec)?;
     let identity = identity::look_up(plan)?;
     identity::hand_over_streams(&identity);
     identity::limit(plan)?;
@@ -44,7 +55,7 @@ fn try_execute(
     // Without a filter there is none to get past here; with one, close_range is on its list.
     close_at_exec_from(3).during("mark", "descriptors to be closed")?;
     identity::assume(plan, &identity)?;
-    if dies_with_shim {
+    if role == Role::First {
         // A change of user clears it, so it comes after. Without the shim nobody would read output or exit status.
         prctl::set_pdeathsig(Signal::SIGKILL).during("tie", "the process to its shim")?;
     }

@@ -14,7 +14,7 @@ use crate::{Failure, identity, process};
 pub(crate) fn fork_user_process(plan: &ProcessPlan, streams: ChildStreams, channel: Channel) -> ! {
     let forked = fork().during("fork", "the user's process");
     match forked {
-        Ok(None) => process::execute(plan, streams, channel, false),
+        Ok(None) => process::execute(plan, streams, channel, process::Role::BelowInit),
         Ok(Some(child)) => {
             // Closed here, the streams end when the user's process and its children are gone.
             drop(streams);

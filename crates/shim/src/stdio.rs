@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use gantry_sys::{Errno, path, socket, terminal};
+use gantry_sys::{Errno, mount, path, socket, terminal};
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
@@ -68,16 +68,34 @@ pub(crate) fn stop_blocking(fd: impl AsFd) -> Result<(), Failure> {
 }
 
 /// Takes the streams as 0, 1 and 2; with a terminal its master goes to the shim first. Must run inside the container.
-pub(crate) fn take(streams: ChildStreams, channel: &Channel) -> Result<(), Failure> {
+pub(crate) fn take(streams: ChildStreams, channel: &Channel, is_console: bool) -> Result<(), Failure> {
     match streams {
         ChildStreams::Pipes([input, output, error]) => stand_in(&input, &output, &error),
         ChildStreams::Terminal => {
             let (master, slave) = open_terminal()?;
             channel.send_terminal(&master)?;
+            if is_console {
+                bind_console(&slave)?;
+            }
             terminal::control(&slave).during("take control of", "the terminal")?;
             stand_in(&slave, &slave, &slave)
         }
     }
+}
+
+/// The first process's terminal is also the container's console.
+fn bind_console(slave: &OwnedFd) -> Result<(), Failure> {
+    let path = "/dev/console";
+    let flags = OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    drop(open(path, flags, Mode::from_bits_truncate(0o600)).during("make", path)?);
+    let target = open(
+        path,
+        OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .during("open", path)?;
+    let copy = mount::clone_tree(slave, "", false).during("clone", "the terminal")?;
+    mount::attach(&copy, &target).during("mount", path)
 }
 
 fn stand_in(input: &OwnedFd, output: &OwnedFd, error: &OwnedFd) -> Result<(), Failure> {

@@ -171,6 +171,14 @@ impl Lab {
         (exit, self.output())
     }
 
+    /// Starts a script that sleeps for ever, once it has said so.
+    pub fn start_idle() -> (Self, Handle) {
+        let lab = Self::script("echo ready; sleep 1000");
+        let (_, handle) = lab.start();
+        lab.wait_for_output("ready");
+        (lab, handle)
+    }
+
     /// Everything logged so far on either stream, line by line.
     pub fn output(&self) -> String {
         self.records().into_iter().map(|(_, text)| text + "\n").collect()
@@ -207,10 +215,10 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if let Ok(handle) = Handle::open(&self.bundle(), &self.layout) {
-            if let Err(error) = handle.delete() {
-                eprintln!("clean-up: {error}");
-            }
+        if let Ok(handle) = Handle::open(&self.bundle(), &self.layout)
+            && let Err(error) = handle.delete()
+        {
+            eprintln!("clean-up: {error}");
         }
         for name in ["replica", "shims", ""] {
             // The shim may need a moment to end after its container.

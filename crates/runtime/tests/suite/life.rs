@@ -1,13 +1,11 @@
 //! Start, end, adoption, deletion: what happens to a container whatever happens to its agent.
 
-mod support;
-
 use std::fs;
 use std::time::Duration;
 
+use crate::support::{DEADLINE, Lab, can_run, eventually};
 use gantry_runtime::logs::Stream;
 use gantry_runtime::{HandleError, LaunchError, State};
-use support::{DEADLINE, Lab, can_run, eventually};
 
 #[test]
 fn a_container_starts_runs_and_its_exit_status_is_told() {
@@ -128,7 +126,7 @@ fn a_container_outlives_the_process_that_launched_it() {
     let plan_file = lab.path("plan.json");
     fs::write(&plan_file, plan).expect("plan");
     let mut agent = std::process::Command::new(std::env::current_exe().expect("test program"))
-        .args(["--exact", "helper_launches_and_hangs", "--nocapture"])
+        .args(["--exact", "life::helper_launches_and_hangs", "--nocapture"])
         .env("GANTRY_TEST_PLAN", &plan_file)
         .spawn()
         .expect("spawns");

@@ -135,7 +135,8 @@ impl Inner {
                 Some(Voting::Learner) => self.write_members(ChangeMembers::RemoveNodes([id].into())).await,
                 Some(Voting::Voter) => self.unseat(&members, id, false).await,
             },
-            Change::Transfer { from, .. } if from != 0 && from != self.options.id.0 => Attempt::Done(()),
+            // Whoever led when it was asked for does so no more: an earlier try succeeded.
+            Change::Transfer { to: None, from } if from != 0 && from != self.options.id.0 => Attempt::Done(()),
             Change::Transfer { to, .. } => self.transfer(&members, to).await,
         }
     }

@@ -1,1 +1,15 @@
-//! placeholder
+//! Black-box tests: the real binary on several hosts of this machine.
+//!
+//! A [`Lab`] is a set of hosts in namespaces (`deploy/lab`), a [`Cluster`] is servers and agents on them. Both clean up when
+//! they are dropped, also while a test fails. Nothing here knows the crates of the project: what is tested is what a person
+//! has, the command line and the network.
+
+mod cluster;
+mod image;
+mod lab;
+mod wait;
+
+pub use cluster::{Cluster, Shape};
+pub use image::busybox_rootfs;
+pub use lab::{Answer, Lab, Process};
+pub use wait::{DEADLINE, elapsed_ms, until, within};

@@ -1,0 +1,46 @@
+//! A small image to run: the distribution's static BusyBox.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Makes a root filesystem with BusyBox and its applets in `folder` and returns the tar.
+///
+/// # Panics
+/// When BusyBox or tar are missing: `deploy/setup` installs them.
+#[must_use]
+pub fn busybox_rootfs(folder: &Path) -> PathBuf {
+    let root = folder.join("root");
+    for part in ["bin", "etc", "tmp", "www", "proc", "sys", "dev"] {
+        std::fs::create_dir_all(root.join(part)).expect("a folder of the root filesystem");
+    }
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("BusyBox is installed");
+    let applets = Command::new("/bin/busybox")
+        .arg("--list")
+        .output()
+        .expect("BusyBox runs");
+    for applet in String::from_utf8_lossy(&applets.stdout)
+        .lines()
+        .filter(|applet| *applet != "busybox")
+    {
+        let _ = std::os::unix::fs::symlink("busybox", root.join("bin").join(applet));
+    }
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n",
+    )
+    .expect("passwd");
+    std::fs::write(root.join("etc/group"), "root:x:0:\nweb:x:1000:\n").expect("group");
+    let tar = folder.join("busybox.tar");
+    let made = Command::new("tar")
+        .arg("-C")
+        .arg(&root)
+        .arg("-cf")
+        .arg(&tar)
+        .arg(".")
+        .status();
+    assert!(
+        made.is_ok_and(|status| status.success()),
+        "tar makes the root filesystem"
+    );
+    tar
+}

@@ -3,7 +3,7 @@
 //! A replica that ended well is done for good. One that failed used up its restarts, so its slot stays failed. What was
 //! rejected is tried again after a while, what was lost with its node at once. A new revision starts the whole job anew.
 
-use gantry_model::object::{Replica, Rollout, RolloutState, Slot};
+use gantry_model::object::{Node, Replica, Rollout, RolloutState, Slot};
 use gantry_model::phase::Phase;
 use gantry_model::spec::{Mode, UpdateOrder};
 
@@ -51,6 +51,8 @@ fn occupies(draft: &Draft<'_>, replica: &Replica) -> bool {
 }
 
 fn end_misplaced(draft: &mut Draft<'_>, wanted: &Wanted) {
+    // With no node to run it again, what is out of reach may as well finish.
+    let elsewhere = draft.view.state.nodes().any(Node::takes_replicas);
     for replica in draft.replicas() {
         if !replica.is_active() || !wanted.slots.contains(&replica.slot) {
             continue;
@@ -62,7 +64,8 @@ fn end_misplaced(draft: &mut Draft<'_>, wanted: &Wanted) {
         match standing(draft, replica) {
             Standing::Fit => {}
             Standing::Misplaced(reason) => draft.retire(replica, &reason, Fate::Stop),
-            Standing::Down(reason) => draft.end(replica, &reason, Fate::Stop),
+            Standing::Down(reason) if elsewhere => draft.end(replica, &reason, Fate::Stop),
+            Standing::Down(_) => {}
         }
     }
 }

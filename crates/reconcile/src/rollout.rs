@@ -203,7 +203,9 @@ fn progress(draft: &Draft<'_>, slot: Slot, rollout: &Rollout) -> Progress {
     let at_rest = last.desired == Desired::Run && last.revision != rollout.to;
     if !stale.is_empty() || at_rest {
         return Progress::Waiting {
-            serves: stale.iter().any(|one| one.is_endpoint()),
+            serves: stale
+                .iter()
+                .any(|one| one.is_endpoint() && node_is_live(draft.view, one)),
         };
     }
     match last.desired {

@@ -43,32 +43,60 @@ struct Leaver<'a> {
     stale: bool,
 }
 
+/// The active replicas of a slot by what becomes of them.
+#[derive(Default)]
+struct Crew<'a> {
+    stayers: Vec<&'a Replica>,
+    leavers: Vec<Leaver<'a>>,
+    /// On nodes that cannot be reached.
+    absent: Vec<Leaver<'a>>,
+}
+
 /// Brings one slot a step closer to its goal.
 pub(crate) fn settle(draft: &mut Draft<'_>, slot: Slot, goal: Goal) {
     let replicas = draft.slot(slot);
-    let mut stayers: Vec<&Replica> = Vec::new();
-    let mut leavers: Vec<Leaver<'_>> = Vec::new();
-    for &replica in replicas.iter().filter(|replica| replica.is_active()) {
-        match standing(draft, replica) {
-            Standing::Down(reason) => draft.end(replica, &reason, Fate::Stop),
-            Standing::Misplaced(reason) => leavers.push(Leaver {
-                replica,
-                reason,
-                stale: goal.replaces(replica),
-            }),
-            Standing::Fit if goal.replaces(replica) => leavers.push(Leaver {
-                replica,
-                reason: format!("replaced by revision {}", goal.revision),
-                stale: true,
-            }),
-            Standing::Fit => stayers.push(replica),
-        }
-    }
-    let leavers = keep_one_incumbent(draft, leavers);
-    match best(&stayers, goal.revision) {
-        Some(keeper) => hand_over(draft, keeper, &stayers, &leavers),
+    let crew = muster(draft, &replicas, goal);
+    let leavers = keep_one_incumbent(draft, crew.leavers);
+    let placed = crew.stayers.iter().chain(leavers.iter().map(|leaver| &leaver.replica));
+    let succeeded = placed.into_iter().any(|replica| replica.node.is_some());
+    end_absent(draft, &crew.absent, goal, succeeded);
+    match best(&crew.stayers, goal.revision) {
+        Some(keeper) => hand_over(draft, keeper, &crew.stayers, &leavers),
         None if leavers.is_empty() => fill(draft, slot, &replicas, goal),
         None => replace(draft, slot, &replicas, &leavers, goal),
+    }
+}
+
+fn muster<'a>(draft: &Draft<'_>, replicas: &[&'a Replica], goal: Goal) -> Crew<'a> {
+    let mut crew = Crew::default();
+    for &replica in replicas.iter().filter(|replica| replica.is_active()) {
+        let leaver = |reason| Leaver {
+            replica,
+            reason,
+            stale: goal.replaces(replica),
+        };
+        match standing(draft, replica) {
+            Standing::Down(reason) => crew.absent.push(leaver(reason)),
+            Standing::Misplaced(reason) => crew.leavers.push(leaver(reason)),
+            Standing::Fit if goal.replaces(replica) => {
+                crew.leavers
+                    .push(leaver(format!("replaced by revision {}", goal.revision)));
+            }
+            Standing::Fit => crew.stayers.push(replica),
+        }
+    }
+    crew
+}
+
+/// What cannot be reached is given up once another replica has a node. Until then one may as well go on when its node comes
+/// back: a cut that hides every node, or the only one that would do, must not restart everything.
+fn end_absent(draft: &mut Draft<'_>, absent: &[Leaver<'_>], goal: Goal, succeeded: bool) {
+    let replicas: Vec<&Replica> = absent.iter().map(|leaver| leaver.replica).collect();
+    let spared = best(&replicas, goal.revision)
+        .filter(|_| !succeeded)
+        .map(|replica| replica.id);
+    for leaver in absent.iter().filter(|leaver| Some(leaver.replica.id) != spared) {
+        draft.end(leaver.replica, &leaver.reason, Fate::Stop);
     }
 }
 

@@ -49,12 +49,13 @@ pub fn converged(state: &State, service: ServiceId) -> Progress {
 fn progress_of(state: &State, service: &Service) -> Progress {
     let slots = plan::wanted(state, service).slots;
     let replicas: Vec<&Replica> = state.replicas_of(service.id).collect();
+    let live = |one: &Replica| one.node.is_some_and(|node| is_live(state, node));
     let counts = |replica: &Replica| {
         let completed = replica.observed.phase == Phase::Completed;
         if service.spec.mode.is_job() {
             completed
         } else {
-            replica.is_endpoint()
+            replica.is_endpoint() && live(replica)
         }
     };
     let filled = |current_only: bool| {
@@ -68,8 +69,9 @@ fn progress_of(state: &State, service: &Service) -> Progress {
     let rollout = service.rollout.as_ref();
     let rolling = rollout.is_some_and(Rollout::is_running);
     // What is on a node that is away cannot be waited for.
-    let alive = |one: &Replica| one.holds_resources() && one.node.is_some_and(|node| is_live(state, node));
-    let leaving = replicas.iter().any(|one| is_surplus(one, &slots) && alive(one));
+    let leaving = replicas
+        .iter()
+        .any(|one| is_surplus(one, &slots) && one.holds_resources() && live(one));
     let finished = if service.spec.mode.is_job() {
         updated
     } else {

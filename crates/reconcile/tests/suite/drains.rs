@@ -5,6 +5,8 @@ use gantry_model::object::{Availability, NodeStatus};
 use gantry_model::phase::Desired;
 use gantry_model::spec::{PortMode, PortSpec, Protocol};
 
+use gantry_reconcile::converged;
+
 use crate::world::World;
 use crate::world::people::replicated;
 
@@ -154,4 +156,41 @@ fn a_label_that_no_longer_matches_moves_the_replica() {
     world.rounds(10);
     let now = world.endpoints(id);
     assert!(now.len() == 1 && now[0].node != Some(node), "{:#?}", world.describe());
+}
+
+#[test]
+fn a_cut_that_leaves_no_other_node_restarts_nothing() {
+    let (mut world, nodes) = World::with_nodes(3);
+    let mut pinned = replicated(1);
+    pinned
+        .placement
+        .constraints
+        .push("node.hostname==alpha".parse().expect("a valid constraint"));
+    let db = world.apply_spec("db", pinned);
+    let web = world.apply_spec("web", replicated(3));
+    world.rounds(6);
+    let serving = |world: &World| -> Vec<_> {
+        let of = |id| world.endpoints(id).into_iter().map(|one| one.id).collect::<Vec<_>>();
+        [of(db), of(web)].concat()
+    };
+    let before = serving(&world);
+    world.edit_node(nodes[0], |node| node.status = NodeStatus::Down);
+    let only_db = converged(&world.state, db);
+    assert!(!only_db.done, "out of reach is not ready: {only_db:?}");
+    world.control(db);
+    world.control_until_quiet();
+    world.edit_node(nodes[0], |node| node.status = NodeStatus::Ready);
+    world.rounds(6);
+    assert_eq!(serving(&world)[0], before[0], "{:#?}", world.describe());
+
+    let before = serving(&world);
+    for node in &nodes {
+        world.edit_node(*node, |node| node.status = NodeStatus::Down);
+    }
+    world.rounds(30);
+    for node in &nodes {
+        world.edit_node(*node, |node| node.status = NodeStatus::Ready);
+    }
+    world.rounds(6);
+    assert_eq!(serving(&world), before, "{:#?}", world.describe());
 }

@@ -1,6 +1,6 @@
 //! Rollouts: bounds, order, delay, monitor, and what failures lead to.
 
-use gantry_model::object::{RolloutKind, RolloutState};
+use gantry_model::object::{Rollout, RolloutKind, RolloutState};
 use gantry_model::phase::{Desired, Phase};
 use gantry_model::spec::{FailureAction, Mode, UpdateConfig, UpdateOrder};
 use gantry_model::{DurationMs, ServiceId};
@@ -340,4 +340,36 @@ fn a_global_service_is_rolled_out_node_by_node() {
         "the node that was away is brought up to date"
     );
     assert_eq!(world.endpoints(id).len(), 3);
+}
+
+#[test]
+fn a_first_rollout_that_fails_pauses_since_there_is_nothing_to_go_back_to() {
+    let (mut world, _) = World::with_nodes(2);
+    let mut spec = replicated(3);
+    spec.update.failure_action = FailureAction::Rollback;
+    let id = world.apply_spec("web", spec);
+    world.broken.insert((id, 1));
+    let now = world.now;
+    world.edit_service(id, |service| {
+        service.rollout = Some(Rollout {
+            from: 0,
+            to: 1,
+            kind: RolloutKind::Update,
+            state: RolloutState::Running,
+            started_at: now,
+            ended_at: None,
+            batch_done_at: None,
+            failed: Vec::new(),
+            message: String::new(),
+        });
+    });
+    world.control_until_quiet();
+    assert_eq!(
+        world.state.replicas_of(id).count(),
+        3,
+        "a first rollout starts all at once"
+    );
+    world.rounds(20);
+    assert_eq!(world.rollout(id).state, RolloutState::Paused);
+    assert!(converged(&world.state, id).failed);
 }

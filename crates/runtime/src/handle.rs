@@ -325,6 +325,11 @@ fn dial(bundle: &Path) -> Result<OwnedFd, Errno> {
     Ok(connection)
 }
 
+/// Whether a shim listens in the bundle and has not recorded an exit.
+pub(crate) fn is_attended(bundle: &Path) -> bool {
+    dial(bundle).is_ok() && !bundle.join(EXIT_FILE).exists()
+}
+
 pub(crate) fn readable_within(fd: impl AsFd, timeout: Duration) -> io::Result<bool> {
     let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];

@@ -22,6 +22,7 @@ mod paths;
 mod prepare;
 mod process;
 mod seccomp;
+mod signal;
 mod sysctl;
 
 pub use embed::install_shim;
@@ -35,3 +36,4 @@ pub use input::{
 };
 pub use launch::{Launched, launch};
 pub use prepare::prepare;
+pub use signal::stop_signal;

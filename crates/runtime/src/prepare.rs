@@ -14,7 +14,7 @@ use gantry_shim::plan::{CgroupPlan, LaunchPlan, LogPlan, MountPlan, NetworkPlan,
 use gantry_shim::{EXIT_FILE, STATE_FILE};
 use serde::{Deserialize, Serialize};
 
-use crate::{LaunchError, LaunchInput, Network, mounts, paths, process, sysctl};
+use crate::{LaunchError, LaunchInput, Network, handle, mounts, paths, process, sysctl};
 
 /// [`ContainerRecord`], in the bundle.
 pub(crate) const CONTAINER_FILE: &str = "container.json";
@@ -87,6 +87,10 @@ pub fn prepare(input: &LaunchInput<'_>, layout: &Layout) -> Result<LaunchPlan, L
 }
 
 fn check(input: &LaunchInput<'_>) -> Result<(), LaunchError> {
+    if handle::is_attended(&input.bundle) {
+        let reason = format!("the container in {} still runs", input.bundle.display());
+        return Err(LaunchError::Invalid(Problem::new(Class::Conflict, "", reason)));
+    }
     let is_plain = |name: &str| !name.is_empty() && !name.contains('/') && name != "." && name != ".." && name != SHIMS;
     if is_plain(&input.id) && input.bundle.is_absolute() {
         return Ok(());

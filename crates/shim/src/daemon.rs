@@ -1,19 +1,20 @@
 //! The shim's long life: wait for the next event, act on it, until the container has ended and everybody knows.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use gantry_sys::process::reap;
 use nix::errno::Errno;
+use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
-use crate::failure::During;
 use crate::log::LogWriter;
 use crate::output::{Output, Progress};
 use crate::plan::CgroupPlan;
-use crate::record::{self, EXIT_FILE, ExitRecord, SOCKET_FILE, StateRecord};
+use crate::record::{self, EXIT_FILE, ExitRecord, StateRecord};
 use crate::serve::Client;
 use crate::{Failure, serve};
 
@@ -41,6 +42,8 @@ pub(crate) struct Daemon {
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) clients: Vec<Client>,
     pub(crate) execs_started: u64,
+    /// Held for life: one shim per bundle.
+    pub(crate) _lock: Flock<File>,
 }
 
 /// Something happened to one of the descriptors; the numbers are positions in the daemon's lists.
@@ -158,9 +161,8 @@ impl Daemon {
             oom_killed: oom_kills(&self.cgroup) > self.oom_kills_before,
             at_ms: record::wall_clock_ms(),
         };
-        record::write_durably(&self.bundle, EXIT_FILE, &exit)?;
-        let socket = self.bundle.join(SOCKET_FILE);
-        std::fs::remove_file(&socket).during("remove", socket.display())
+        // The socket's file stays: the next shim of this bundle may have put its own there by now.
+        record::write_durably(&self.bundle, EXIT_FILE, &exit)
     }
 }
 

@@ -1,13 +1,15 @@
 //! From the agent's spawn to a container that runs: read the plan, become a daemon, start, answer.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use gantry_sys::process::{close_inherited_from, fork};
-use nix::fcntl::{OFlag, open};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -24,6 +26,12 @@ use crate::record::{self, SOCKET_FILE, STATE_FILE, StateRecord};
 use crate::stdio::{self, Channel, News, ShimStreams};
 use crate::wire::LaunchReport;
 use crate::{Failure, container};
+
+/// Held by the shim of a bundle.
+const LOCK_FILE: &str = "shim.lock";
+/// With [`LOCK_POLL`] a second: a shim that has written its exit record ends within a millisecond.
+const LOCK_TRIES_MAX: u32 = 500;
+const LOCK_POLL: Duration = Duration::from_millis(2);
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 64;
@@ -81,6 +89,7 @@ fn detach() -> Result<Side, Failure> {
 }
 
 fn launch(plan: &LaunchPlan) -> Result<Daemon, Failure> {
+    let lock = lock_bundle(plan)?;
     let signals = prepare_self(plan)?;
     let listener = listen_in(plan)?;
     let log = LogWriter::open(&plan.log).during("open log", plan.log.path.display())?;
@@ -119,7 +128,29 @@ fn launch(plan: &LaunchPlan) -> Result<Daemon, Failure> {
         terminal,
         clients: Vec::new(),
         execs_started: 0,
+        _lock: lock,
     })
+}
+
+/// Two shims must never run one container: an agent that died while it was launching may try again too early. A shim that is
+/// just about to end is waited for.
+fn lock_bundle(plan: &LaunchPlan) -> Result<Flock<File>, Failure> {
+    let path = plan.bundle.join(LOCK_FILE);
+    let shown = path.display();
+    let mut file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .during("open", &shown)?;
+    for _ in 0..LOCK_TRIES_MAX {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((same, Errno::EWOULDBLOCK)) => file = same,
+            Err((_, errno)) => return Err(Failure::new("lock", shown, errno)),
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+    Err(Failure::found("lock", shown, "another shim runs a container here"))
 }
 
 /// A home of its own: control group, signals as a descriptor, orphans as children.

@@ -1,7 +1,7 @@
 //! A first process of ours, for containers that asked for one (`init: true`): it starts the user's process as its child,
 //! passes signals on to it, reaps what is left over, and ends as the child did.
 
-use gantry_sys::process::{exit_now, fork, reap, reset_signal_actions};
+use gantry_sys::process::{close_inherited_from, exit_now, fork, reap, reset_signal_actions};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::Pid;
@@ -24,6 +24,8 @@ pub(crate) fn fork_user_process(plan: &ProcessPlan, streams: ChildStreams, chann
                 exit_now(failure.exit_code());
             }
             drop(channel);
+            // The node's folders and the shim's lock were open for the way here only.
+            let _ = close_inherited_from(3);
             attend(child)
         }
         Err(failure) => {

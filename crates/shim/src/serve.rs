@@ -52,6 +52,7 @@ pub(crate) fn answer(daemon: &mut Daemon, index: usize) {
         None => return,
     };
     let length = match received {
+        Err(Errno::EAGAIN) => return,
         Ok((0, _)) | Err(_) => {
             daemon.clients[index].socket = None;
             return;

@@ -10,12 +10,15 @@ use crate::Result;
 /// Most descriptors in one message.
 pub const FDS_MAX: usize = 4;
 
-/// Accepts a connection (`accept4(2)`).
+/// Accepts a connection that does not block (`accept4(2)`).
 ///
 /// # Errors
 /// `EAGAIN` when none waits.
 pub fn accept(listener: impl AsFd) -> Result<OwnedFd> {
-    let raw = nix::sys::socket::accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+    let raw = nix::sys::socket::accept4(
+        listener.as_fd().as_raw_fd(),
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+    )?;
     // SAFETY: the kernel just made this descriptor for this call; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }

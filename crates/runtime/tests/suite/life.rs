@@ -193,6 +193,24 @@ fn a_restart_keeps_the_writable_layer_and_deletion_leaves_nothing() {
 }
 
 #[test]
+fn a_bundle_never_runs_two_containers() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::script("echo ready; sleep 1000");
+    let plan = lab.prepare().expect("plan");
+    let folder = std::env::temp_dir().join("gantry-runtime-test-shim");
+    let shim = gantry_runtime::install_shim(&folder).expect("shim");
+    gantry_runtime::launch(&shim, &plan).expect("launches");
+    lab.wait_for_output("ready");
+    let refused = lab.prepare().expect_err("still runs");
+    assert!(refused.to_string().contains("still runs"), "{refused}");
+    let refused = gantry_runtime::launch(&shim, &plan).expect_err("a plan made before");
+    assert!(refused.to_string().contains("another shim"), "{refused}");
+    assert!(matches!(lab.open().state().expect("state"), State::Running { .. }));
+}
+
+#[test]
 fn deletion_kills_what_still_runs() {
     if !can_run() {
         return;

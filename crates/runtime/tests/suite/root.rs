@@ -58,7 +58,10 @@ fn the_layer_is_never_written_and_a_read_only_root_not_at_all() {
     lab.container.read_only = true;
     lab.mounts = vec![tmpfs("/scratch", None, None)];
     let (_, output) = lab.run();
-    assert!(output.contains("Read-only file system\n") && output.contains("1\nfine\n"), "{output}");
+    assert!(
+        output.contains("Read-only file system\n") && output.contains("1\nfine\n"),
+        "{output}"
+    );
 }
 
 #[test]

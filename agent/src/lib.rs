@@ -30,6 +30,8 @@ mod shared;
 mod signal;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -15,9 +15,9 @@ use crate::phase::Desired;
 use crate::spec::{EndpointMode, PortSpec, ServiceSpec};
 use crate::{DataId, Name, NodeId, ReplicaId, ServiceId};
 
-/// One item of an agent's set.
+/// One item of an agent's set. The tag is not `kind`: configs and secrets have a field of that name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "item", rename_all = "snake_case")]
 pub enum Item {
     /// The node itself.
     Node(NodeItem),
@@ -158,4 +158,27 @@ pub struct PeerItem {
     pub address: IpAddr,
     /// Port of its agent.
     pub port: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::DataKind;
+    use crate::{Bytes64, Timestamp};
+
+    #[test]
+    fn items_round_trip_with_fields_that_are_named_alike() {
+        let item = Item::Data(DataRecord {
+            id: DataId(1),
+            kind: DataKind::Secret,
+            namespace: Name::new("shop").expect("a name"),
+            name: Name::new("key").expect("a name"),
+            version: 1,
+            content: Bytes64(b"hush".to_vec()),
+            labels: BTreeMap::new(),
+            created_at: Timestamp(1),
+        });
+        let text = serde_json::to_string(&item).expect("an item is data");
+        assert_eq!(serde_json::from_str::<Item>(&text).ok(), Some(item), "{text}");
+    }
 }

@@ -1,4 +1,7 @@
-//! Model objects for tests.
+//! For tests: model objects, a machine that only pretends, a server that only speaks the protocol.
+
+pub(crate) mod machine;
+pub(crate) mod server;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -58,4 +61,20 @@ pub(crate) fn replica(slot: u32) -> ReplicaItem {
         desired: Desired::Run,
         spec: Arc::new(spec()),
     }
+}
+
+/// How long a test waits for what must happen.
+pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Waits until the condition holds; it is asked again every few milliseconds.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    assert!(
+        tokio::time::timeout(DEADLINE, waiting).await.is_ok(),
+        "never happened: {what}"
+    );
 }

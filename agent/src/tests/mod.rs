@@ -1,0 +1,6 @@
+//! The agent's parts together: the core on a pretended machine, the session with a pretended server, and the whole agent with
+//! real containers.
+
+mod core;
+mod harness;
+mod session;

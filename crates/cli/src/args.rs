@@ -1,0 +1,148 @@
+//! The command line: what all commands share, and which commands there are. Each command's own arguments stand in its module.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
+
+use crate::commands;
+use crate::complete;
+use crate::output::Format;
+
+/// Run containers on one machine or on hundreds, from the Compose file you already have.
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Global {
+    /// Only this namespace; without it all, or the only one that fits a name
+    #[arg(short, long, global = true, value_name = "NAME", help_heading = "Common options",
+          add = ArgValueCompleter::new(complete::namespaces))]
+    pub namespace: Option<String>,
+    /// How to show the answer
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, help_heading = "Common options")]
+    pub output: Format,
+    /// Server to ask, instead of those of the context
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        env = "GANTRY_SERVER",
+        help_heading = "Common options"
+    )]
+    pub server: Vec<String>,
+    /// Folder with the identity and the servers to use [default: ~/.config/gantry, else /etc/gantry]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "GANTRY_CONTEXT",
+        help_heading = "Common options"
+    )]
+    pub context: Option<PathBuf>,
+}
+
+impl Global {
+    /// The namespace asked for, empty for all.
+    pub fn namespace(&self) -> String {
+        self.namespace.clone().unwrap_or_default()
+    }
+
+    /// Namespace and name of what was written as `name` or `namespace/name`.
+    pub fn qualified(&self, text: &str) -> (String, String) {
+        match text.split_once('/') {
+            Some((namespace, name)) => (namespace.to_string(), name.to_string()),
+            None => (self.namespace(), text.to_string()),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a cluster, join one, look after its servers
+    #[command(subcommand)]
+    Cluster(commands::cluster::Command),
+    /// Look after the machines
+    #[command(subcommand)]
+    Node(commands::node::Command),
+    /// Check a manifest without a cluster
+    Check(commands::check::CheckArgs),
+    /// Bring the cluster to what a manifest says
+    Apply(commands::apply::ApplyArgs),
+    /// Show what apply would change, and where replicas would run
+    Plan(commands::apply::PlanArgs),
+    /// Remove what a manifest names
+    Delete(commands::apply::DeleteArgs),
+    /// Look at namespaces
+    #[command(subcommand)]
+    Namespace(commands::namespace::Command),
+    /// Look after services
+    #[command(subcommand)]
+    Service(commands::service::Command),
+    /// List replicas
+    Ps(commands::ps::PsArgs),
+    /// Show what replicas wrote
+    Logs(commands::logs::LogsArgs),
+    /// Run a command inside a replica
+    Exec(commands::exec::ExecArgs),
+    /// Show what happened in the cluster
+    Events(commands::events::EventsArgs),
+    /// Say why a service or replica is not as wanted, or why it is where it is
+    Explain(commands::explain::ExplainArgs),
+    /// Look after images
+    #[command(subcommand)]
+    Image(commands::image::Command),
+    /// Run a server: the control plane
+    Server(commands::server::ServerArgs),
+    /// Run an agent: replicas on this machine
+    Agent(commands::agent::AgentArgs),
+    /// Run a server and an agent in one process, on this machine alone
+    Dev(commands::dev::DevArgs),
+    /// Print what a shell needs to complete commands and names
+    Completion(complete::CompletionArgs),
+}
+
+impl Command {
+    /// Whether it runs until it is stopped.
+    pub const fn is_daemon(&self) -> bool {
+        matches!(self, Self::Server(_) | Self::Agent(_) | Self::Dev(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names_may_carry_their_namespace() {
+        let global = Global {
+            namespace: Some("shop".to_string()),
+            ..Global::default()
+        };
+        let pair = |namespace: &str, name: &str| (namespace.to_string(), name.to_string());
+        assert_eq!(global.qualified("web"), pair("shop", "web"));
+        assert_eq!(global.qualified("blog/web"), pair("blog", "web"));
+        assert_eq!(Global::default().qualified("web"), pair("", "web"));
+    }
+
+    #[test]
+    fn options_of_all_commands_may_follow_the_command() {
+        let cli = Cli::try_parse_from(["gantry", "ps", "web", "-n", "shop", "-o", "json"]).expect("valid");
+        assert_eq!(cli.global.namespace(), "shop");
+        assert_eq!(cli.global.output, Format::Json);
+    }
+}

@@ -124,3 +124,28 @@ fn a_global_job_runs_once_on_every_node() {
     assert!(progress.done && progress.ready == 3, "{progress:?}");
     assert_eq!(world.state.replicas_of(id).count(), 3);
 }
+
+#[test]
+fn a_drained_node_gives_its_work_away_only_once_it_has_ended_there() {
+    let (mut world, _) = World::with_nodes(2);
+    let id = world.apply_spec("import", job(1, 1));
+    world.control_until_quiet();
+    let first = world.state.replicas_of(id).next().expect("one is made").clone();
+    report(&mut world, first.id, Phase::Running);
+    let node = first.node.expect("it is placed");
+    world.edit_node(node, |node| {
+        node.availability = gantry_model::object::Availability::Drain
+    });
+    world.control_until_quiet();
+    assert_eq!(
+        world.state.replicas_of(id).count(),
+        1,
+        "never twice at a time: {:#?}",
+        world.describe()
+    );
+    report(&mut world, first.id, Phase::Stopped);
+    world.control_until_quiet();
+    assert_eq!(active(&world, id), 1);
+    world.rounds(10);
+    assert!(converged(&world.state, id).done);
+}

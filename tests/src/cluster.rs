@@ -291,8 +291,7 @@ impl Cluster {
                     "import",
                     &tar.to_string_lossy(),
                     reference,
-                    "--cmd",
-                    "[\"sh\"]",
+                    "--change", "CMD [\"sh\"]",
                 ])
                 .ok();
         }

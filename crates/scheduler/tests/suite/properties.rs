@@ -110,8 +110,18 @@ fn check_given(nodes: &[Node], requests: &[Request], decisions: &[Decision]) -> 
     Ok(())
 }
 
+/// Ten thousand cases unless `PROPTEST_CASES` says otherwise.
+fn config() -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    ProptestConfig {
+        cases: asked.unwrap_or(10_000),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn no_node_is_given_more_than_it_has((nodes, requests) in any_batch()) {

@@ -8,8 +8,8 @@ const BPF_PROG_LOAD: u32 = 5;
 const BPF_PROG_ATTACH: u32 = 8;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
-/// Several programs may be attached along the path; all must allow.
-const BPF_F_ALLOW_MULTI: u32 = 2;
+/// Attaching again replaces the program, and groups below may have their own.
+const BPF_F_ALLOW_OVERRIDE: u32 = 1;
 
 /// One instruction of eBPF: operation, registers (destination in the low 4 bits, source in the high), offset, immediate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,8 @@ pub fn load_device_program(program: &[Instruction]) -> Result<OwnedFd> {
     owned_fd(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size) })
 }
 
-/// Attaches a device program to the control group behind a descriptor of its folder; it stays until the group is removed.
+/// Attaches a device program to the control group behind a descriptor of its folder; it replaces one
+/// attached before, and stays until the group is removed.
 ///
 /// # Errors
 /// The kernel's.
@@ -78,7 +79,7 @@ pub fn attach_device_program(group: impl AsFd, program: impl AsFd) -> Result<()>
         target: group.as_fd().as_raw_fd() as u32,
         program: program.as_fd().as_raw_fd() as u32,
         attach_type: BPF_CGROUP_DEVICE,
-        flags: BPF_F_ALLOW_MULTI,
+        flags: BPF_F_ALLOW_OVERRIDE,
     };
     let size = std::mem::size_of::<AttachAttributes>();
     // SAFETY: the attributes have the kernel's layout and outlive the call.

@@ -1,6 +1,7 @@
 //! The user's mounts, host files and data files as steps of the plan.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use gantry_model::spec::Propagation;
@@ -126,7 +127,10 @@ pub(crate) fn host_files(files: &[HostFile], folder: &Path) -> Result<Vec<MountP
 
 fn host_file(file: &HostFile, path: PathBuf) -> Result<MountPlan, LaunchError> {
     check_target(&file.target)?;
-    fs::write(&path, &file.content).map_err(|source| LaunchError::Io {
+    // Whatever this process's umask: every user of the container reads these.
+    let written =
+        fs::write(&path, &file.content).and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o644)));
+    written.map_err(|source| LaunchError::Io {
         act: "write",
         path: path.clone(),
         source,

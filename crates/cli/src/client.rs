@@ -1,18 +1,25 @@
 //! The API as commands use it: calls that find a server by themselves, and documents as model types.
 
 use gantry_api::v1::cluster_client::ClusterClient;
-use gantry_api::v1::{Document, ReadRequest};
+use gantry_api::v1::enrollment_client::EnrollmentClient;
+use gantry_api::v1::{Document, ReadRequest, RenewRequest};
+use gantry_env::{Env, System};
 use gantry_model::object::{Node, Replica, Service};
-use gantry_model::{Class, NodeId, Problem};
+use gantry_model::{Class, NodeId, Problem, Timestamp};
+use gantry_pki::{KeyRequest, Peer};
 use gantry_rpc::{Credentials, Repeat, ServerPool, WithLimits, status};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::args::Global;
-use crate::context::Context;
+use crate::context::{self, Context};
+
+/// Renewal delays no command for longer.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A cluster to talk to.
 pub struct Client {
@@ -30,12 +37,16 @@ impl Client {
     ///
     /// # Errors
     /// When there is no usable context.
-    pub fn open(global: &Global) -> Result<Self, Problem> {
+    pub async fn open(global: &Global) -> Result<Self, Problem> {
         let (identity, servers) = Context::load(global)?;
+        let due = identity.peer().is_ok_and(|peer| is_due(&peer, System.now()));
         let credentials = Credentials::new(identity)?;
-        Ok(Self {
-            pool: ServerPool::new(servers, credentials),
-        })
+        let pool = ServerPool::new(servers, credentials.clone());
+        if due {
+            // The old certificate still works: nothing is said of a failure, and the next command tries again.
+            let _ = tokio::time::timeout(RENEWAL_TIMEOUT, renew(global, &credentials, &pool)).await;
+        }
+        Ok(Self { pool })
     }
 
     /// One call to whichever server answers.
@@ -134,6 +145,34 @@ impl Client {
     }
 }
 
+/// Past half of its life, and still usable to ask for the next.
+fn is_due(peer: &Peer, now: Timestamp) -> bool {
+    let half = Timestamp(peer.not_before.0 + peer.not_after.since(peer.not_before).0 / 2);
+    now >= half && now < peer.not_after
+}
+
+/// A person's certificate is renewed when it is used, and the servers' addresses with it.
+async fn renew(global: &Global, credentials: &Credentials, pool: &ServerPool) -> Result<(), Problem> {
+    let request = KeyRequest::generate()?;
+    let renewal = RenewRequest {
+        csr_der: request.csr_der.clone().into(),
+    };
+    let reply = pool
+        .call(Repeat::Harmless, |channel| {
+            let renewal = renewal.clone();
+            async move { EnrollmentClient::new(channel).with_limits().renew(renewal).await }
+        })
+        .await?;
+    let identity = request.into_identity(&reply.certificate_pem, &reply.authority_pem)?;
+    let context = Context {
+        cluster: reply.cluster_name,
+        servers: reply.servers,
+    };
+    context.save_in(&context::reading_folder(global), &identity)?;
+    credentials.replace(identity)?;
+    Ok(())
+}
+
 /// A document as the type it should be.
 ///
 /// # Errors
@@ -153,4 +192,24 @@ pub fn json(document: &Document) -> Value {
 /// The problem in the status of a stream that broke or was refused.
 pub fn stream_problem(status: &Status) -> Problem {
     status::to_problem(status, "server")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_model::object::Role;
+
+    #[test]
+    fn a_certificate_is_renewed_in_the_second_half_of_its_life() {
+        let peer = Peer {
+            role: Role::Admin,
+            id: "0123456789abc".to_string(),
+            not_before: Timestamp(1000),
+            not_after: Timestamp(3000),
+        };
+        let due: Vec<bool> = [1000, 1999, 2000, 2999, 3000]
+            .map(|now| is_due(&peer, Timestamp(now)))
+            .to_vec();
+        assert_eq!(due, [false, false, true, true, false]);
+    }
 }

@@ -115,7 +115,7 @@ fn documents(kind: &str) -> Option<Vec<Value>> {
         .build()
         .ok()?;
     runtime.block_on(async {
-        let client = Client::open(&global).ok()?;
+        let client = Client::open(&global).await.ok()?;
         let read = client.documents(kind, "", "");
         let (documents, _) = tokio::time::timeout(TIMEOUT, read).await.ok()?.ok()?;
         Some(documents.iter().map(json).collect())

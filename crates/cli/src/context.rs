@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gantry_model::{Class, Problem};
-use gantry_pki::Identity;
+use gantry_pki::{AuthorityDigest, Identity};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
@@ -56,15 +56,43 @@ impl Context {
     /// When the disk refuses.
     pub fn save(&self, global: &Global, identity: &Identity) -> Result<PathBuf, Problem> {
         let folder = writing_folder(global);
-        identity.save(&folder)?;
+        self.save_in(&folder, identity)?;
+        Ok(folder)
+    }
+
+    /// As [`Context::save`], into that folder.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save_in(&self, folder: &Path, identity: &Identity) -> Result<(), Problem> {
+        identity.save(folder)?;
         let path = folder.join(SERVERS_FILE);
         let json = serde_json::to_vec_pretty(self).expect("two texts and a list serialise");
         let fresh = folder.join(format!(".{SERVERS_FILE}.new"));
         write_private(&fresh, &json)
             .and_then(|()| fs::rename(&fresh, &path))
-            .map_err(|error| file_problem("be written", &path, &error))?;
-        Ok(folder)
+            .map_err(|error| file_problem("be written", &path, &error))
     }
+}
+
+/// Refuses to replace the identity of another cluster than the one with this authority (none for a new cluster): it may be
+/// the only one that a person has.
+///
+/// # Errors
+/// [`Class::Conflict`] when the folder to write holds such an identity.
+pub fn check_free(global: &Global, authority: Option<AuthorityDigest>) -> Result<(), Problem> {
+    let folder = writing_folder(global);
+    let held = Identity::load(&folder)
+        .ok()
+        .and_then(|identity| identity.authority_digest().ok());
+    if held.is_none() || held == authority {
+        return Ok(());
+    }
+    let object = format!("context {}", folder.display());
+    Err(
+        Problem::new(Class::Conflict, object, "holds an identity of another cluster")
+            .remedy("name another folder with --context, or remove this one if the cluster is gone"),
+    )
 }
 
 fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
@@ -139,7 +167,15 @@ mod tests {
             cluster: "test".to_string(),
             servers: vec!["10.0.0.1:7600".to_string()],
         };
+        assert_eq!(check_free(&global, None), Ok(()));
         context.save(&global, &identity).expect("saved");
+        assert_eq!(
+            check_free(&global, Some(authority.digest())),
+            Ok(()),
+            "the same cluster again"
+        );
+        let problem = check_free(&global, None).expect_err("another cluster");
+        assert!(problem.remedy.contains("--context"), "{problem}");
         let (loaded, servers) = Context::load(&global).expect("loaded");
         assert_eq!((loaded.id, servers), (identity.id, context.servers));
         global.server = vec!["10.0.0.2:7600".to_string()];

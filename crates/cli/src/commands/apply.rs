@@ -55,7 +55,7 @@ pub struct DeleteArgs {
 /// Applies the manifest.
 pub async fn apply(global: &Global, args: &ApplyArgs) -> Outcome {
     let application = manifest::read(global, &args.manifest)?;
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let request = ApplyRequest {
         application: Some(encode(kind::APPLICATION, &application)),
         keep_missing: args.keep_missing,
@@ -81,7 +81,7 @@ pub async fn apply(global: &Global, args: &ApplyArgs) -> Outcome {
 /// Shows what applying the manifest would do.
 pub async fn plan(global: &Global, args: &PlanArgs) -> Outcome {
     let application = manifest::read(global, &args.manifest)?;
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let request = ApplyRequest {
         application: Some(encode(kind::APPLICATION, &application)),
         keep_missing: args.keep_missing,
@@ -104,7 +104,7 @@ pub async fn plan(global: &Global, args: &PlanArgs) -> Outcome {
 /// Deletes what the manifest names, or what the arguments name.
 pub async fn delete(global: &Global, args: &DeleteArgs) -> Outcome {
     let (namespace, services) = what_to_delete(global, args)?;
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let request = DeleteRequest {
         namespace: namespace.clone(),
         services: services.clone(),

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::{daemon, token};
 use crate::args::Global;
 use crate::client::Client;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::failure::Outcome;
 use crate::output::{self, Column, Table, age};
 
@@ -144,6 +144,7 @@ fn check(args: &InitArgs) -> Result<(), Problem> {
 
 fn initialise(global: &Global, args: InitArgs) -> Outcome {
     check(&args)?;
+    context::check_free(global, None)?;
     let advertise = match args.advertise {
         Some(advertise) => daemon::with_port(&advertise, SERVER_PORT),
         None => daemon::own_address(&[], SERVER_PORT),
@@ -204,6 +205,7 @@ async fn join(global: &Global, args: &JoinArgs) -> Outcome {
         );
         return Err(Problem::new(Class::Invalid, "join token", reason).remedy(remedy).into());
     }
+    context::check_free(global, Some(token.authority))?;
     let servers: Vec<String> = args
         .servers
         .iter()
@@ -229,7 +231,7 @@ async fn join(global: &Global, args: &JoinArgs) -> Outcome {
 }
 
 async fn status(global: &Global) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let reply = client
         .call(Repeat::Harmless, |mut cluster| async move {
             cluster.cluster_status(Empty {}).await
@@ -239,7 +241,7 @@ async fn status(global: &Global) -> Outcome {
 }
 
 async fn change_server(global: &Global, request: ChangeServerRequest) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let reply = client
         .call(Repeat::OnlyUnsent, |mut cluster| {
             let request = request.clone();

@@ -60,6 +60,14 @@ impl JoinArgs {
     }
 }
 
+/// Parts that say more than people want of them, and the most they may say unless a filter names them.
+const QUIETER: [(&str, &str); 4] = [
+    ("openraft", "warn"),
+    ("h2", "info"),
+    ("hyper_util", "info"),
+    ("rustls", "info"),
+];
+
 /// What is logged, and how.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
@@ -83,7 +91,7 @@ impl LogArgs {
     /// # Errors
     /// When the filter is malformed.
     pub fn start(&self) -> Result<(), Problem> {
-        let filter = EnvFilter::try_new(&self.log).map_err(|error| {
+        let filter = EnvFilter::try_new(directives(&self.log)).map_err(|error| {
             let reason = format!("is not a filter: {error}");
             Problem::new(Class::Invalid, format!("--log {}", self.log), reason)
         })?;
@@ -96,6 +104,12 @@ impl LogArgs {
         };
         started.map_err(|error| Problem::new(Class::Internal, "log", error.to_string()))
     }
+}
+
+fn directives(filter: &str) -> String {
+    let quieter = QUIETER.iter().filter(|(part, _)| !filter.contains(part));
+    let quieter: String = quieter.map(|(part, level)| format!("{part}={level},")).collect();
+    format!("{quieter}{filter}")
 }
 
 /// Cancelled by the first SIGTERM or SIGINT; a second one ends the process at once.
@@ -190,6 +204,15 @@ mod tests {
         let any: SocketAddr = "0.0.0.0:7600".parse().expect("an address");
         let found = advertised(any, &["127.0.0.1:1".to_string()]);
         assert_eq!(found, "127.0.0.1:7600");
+    }
+
+    #[test]
+    fn talkative_parts_are_quiet_unless_named() {
+        assert_eq!(
+            directives("info"),
+            "openraft=warn,h2=info,hyper_util=info,rustls=info,info"
+        );
+        assert!(!directives("openraft=debug").contains("openraft=warn"));
     }
 
     #[test]

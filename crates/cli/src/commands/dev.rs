@@ -19,7 +19,7 @@ use super::agent::NodeArgs;
 use super::daemon::{self, LogArgs};
 use crate::args::Global;
 use crate::client::Client;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::failure::Outcome;
 use crate::output;
 
@@ -52,7 +52,7 @@ pub async fn run(global: &Global, args: DevArgs) -> Outcome {
     args.log.start()?;
     let (server_dir, agent_dir) = (args.data_dir.join("server"), args.data_dir.join("agent"));
     let address = SocketAddr::new(args.address, SERVER_PORT).to_string();
-    let mut global = global.clone();
+    let mut global = own_context(global, &args.data_dir);
     if !Identity::exists(&identity_dir(&server_dir)) {
         make(&global, &server_dir, &address)?;
     }
@@ -76,7 +76,13 @@ pub async fn run(global: &Global, args: DevArgs) -> Outcome {
             runs_server: true,
             ..args.node.into_config()
         };
-        output::note("gantry is ready; use it from another terminal, and stop it with Ctrl-C");
+        let context = match &global.context {
+            Some(folder) => format!(" with --context {}", folder.display()),
+            None => String::new(),
+        };
+        output::note(&format!(
+            "gantry is ready; use it from another terminal{context}, and stop it with Ctrl-C"
+        ));
         gantry_agent::run(config, shutdown.clone()).await
     };
     // Whichever ends first, for whatever reason, ends the other too.
@@ -84,6 +90,23 @@ pub async fn run(global: &Global, args: DevArgs) -> Outcome {
     server?;
     agent?;
     Ok(())
+}
+
+/// The person's own context stays what it is when it is of another cluster.
+fn own_context(global: &Global, data_dir: &Path) -> Global {
+    let inside = data_dir.join("context");
+    let mut global = global.clone();
+    if Identity::exists(&inside) || (global.context.is_none() && context::check_free(&global, None).is_err()) {
+        // Where a former start put it, or where there is room.
+        let usual = context::reading_folder(&global);
+        let ours = Identity::load(&usual).ok().and_then(|own| own.authority_digest().ok());
+        let server = Identity::load(&identity_dir(&data_dir.join("server"))).ok();
+        let theirs = server.and_then(|server| server.authority_digest().ok());
+        if ours.is_none() || ours != theirs {
+            global.context = Some(inside);
+        }
+    }
+    global
 }
 
 async fn ending<T>(part: impl Future<Output = T>, shutdown: &CancellationToken) -> T {
@@ -98,6 +121,7 @@ fn make(global: &Global, server_dir: &Path, address: &str) -> Result<(), Problem
         name: "dev".to_string(),
         config: ClusterConfig::default(),
     };
+    context::check_free(global, None)?;
     let report = init(&config, &System)?;
     let context = Context {
         cluster: "dev".to_string(),
@@ -110,7 +134,7 @@ fn make(global: &Global, server_dir: &Path, address: &str) -> Result<(), Problem
 
 /// Waits for the server to lead, and gets the agent's token the first time.
 async fn join(global: &Global, agent_dir: &Path, address: &str) -> Result<Option<Join>, Problem> {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     tokio::time::timeout(START_TIMEOUT, led(&client)).await.map_err(|_| {
         let reason = format!("has no leader after {} s", START_TIMEOUT.as_secs());
         Problem::new(Class::Timeout, format!("server {address}"), reason)
@@ -123,7 +147,8 @@ async fn join(global: &Global, agent_dir: &Path, address: &str) -> Result<Option
         ttl_ms: DurationMs::secs(600).0,
     };
     let reply = client
-        .call(Repeat::OnlyUnsent, |mut cluster| {
+        // A second token would be no harm, and a server that has just begun to lead may still be storing the cluster.
+        .call(Repeat::Harmless, |mut cluster| {
             let request = request.clone();
             async move { cluster.create_token(request).await }
         })

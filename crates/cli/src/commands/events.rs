@@ -30,7 +30,7 @@ fn point(text: &str) -> Result<Timestamp, String> {
 
 /// Prints events, oldest first.
 pub async fn run(global: &Global, args: &EventsArgs) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let since = args.since.unwrap_or_default();
     if !args.follow {
         let (documents, _) = client.documents(kind::EVENT, &global.namespace(), "").await?;

@@ -58,7 +58,7 @@ pub async fn run(global: &Global, args: ExecArgs) -> Outcome {
         let problem = Problem::new(Class::Invalid, "standard input", "is not a terminal");
         return Err(problem.remedy("leave out -t").into());
     }
-    let mut cluster = Client::open(global)?.reach().await?;
+    let mut cluster = Client::open(global).await?.reach().await?;
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
     let (tty, interactive) = (args.tty, args.interactive);
     send(&inputs, Input::Start(start(global, args))).await;

@@ -22,7 +22,7 @@ pub struct ExplainArgs {
 
 /// Prints the explanation.
 pub async fn run(global: &Global, args: &ExplainArgs) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let (namespace, object) = global.qualified(&args.object);
     let request = ExplainRequest { namespace, object };
     let reply = client

@@ -272,7 +272,10 @@ impl Progress {
                 0 => String::new(),
                 count => format!("\x1b[{count}A\x1b[J"),
             };
-            output::note(&format!("{up}{}", lines.join("\n")));
+            // A line that wraps would take two, and the next redraw would miss one.
+            let width = terminal::size().map_or(usize::MAX, |size| size.columns.max(20) as usize);
+            let cut: Vec<String> = lines.iter().map(|line| line.chars().take(width).collect()).collect();
+            output::note(&format!("{up}{}", cut.join("\n")));
         } else {
             for line in lines.iter().filter(|line| !self.shown.contains(line)) {
                 output::note(line);

@@ -99,7 +99,7 @@ pub async fn run(global: &Global, command: Command) -> Outcome {
 
 async fn import(global: &Global, args: ImportArgs) -> Outcome {
     let options = changes::options(&args.change)?;
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let start = ImportImageStart {
         format: Archive::Rootfs.into(),
         reference: args.reference.to_string(),
@@ -114,7 +114,7 @@ async fn load(global: &Global, args: LoadArgs) -> Outcome {
         let problem = Problem::new(Class::Invalid, "standard input", "is a terminal, not an archive");
         return Err(problem.remedy("name the archive, or pipe it in").into());
     }
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let start = ImportImageStart {
         format: Archive::Archive.into(),
         reference: String::new(),
@@ -144,7 +144,8 @@ fn show(global: &Global, reply: &ImportImageReply) -> Outcome {
         .collect();
     output::object(global.output, &names.join("\n"), &json, || {
         let line = |image: &gantry_api::v1::ImportedImage| {
-            let names = image.references.join(", ");
+            let names: Vec<String> = image.references.iter().map(|reference| familiar(reference)).collect();
+            let names = names.join(", ");
             format!(
                 "{names} {} ({}) on {}\n",
                 image.digest,
@@ -166,7 +167,7 @@ async fn save(global: &Global, args: SaveArgs) -> Outcome {
         );
         return Err(problem.remedy("name a file with --to, or redirect the output").into());
     }
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let request = ExportImageRequest {
         images: args.images,
         oci: args.oci,
@@ -194,7 +195,7 @@ async fn save(global: &Global, args: SaveArgs) -> Outcome {
 }
 
 async fn list(global: &Global) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let images: Vec<Read<ImageRecord>> = client.read(kind::IMAGE, "", "").await?;
     let tags: Vec<Read<TagRecord>> = client.read(kind::TAG, "", "").await?;
     let nodes = client.node_names().await?;
@@ -265,7 +266,7 @@ fn short_digest(digest: &str) -> &str {
 }
 
 async fn remove(global: &Global, args: RemoveArgs) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     for image in args.images {
         let request = RemoveImageRequest {
             image,

@@ -60,7 +60,7 @@ fn tail(text: &str) -> Result<i64, String> {
 
 /// Prints the logs.
 pub async fn run(global: &Global, args: &LogsArgs) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let (namespace, replica) = global.qualified(&args.object);
     let request = LogsRequest {
         replica: replica.clone(),

@@ -23,7 +23,7 @@ pub async fn run(global: &Global, command: Command) -> Outcome {
 }
 
 async fn list(global: &Global) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let (documents, _) = client.documents(kind::NAMESPACE, &global.namespace(), "").await?;
     let mut table = Table::new(vec![
         Column::new("NAME"),

@@ -87,7 +87,7 @@ fn key(text: &str) -> Result<String, String> {
 
 /// Runs a command of the family.
 pub async fn run(global: &Global, command: Command) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     match command {
         Command::Ls => list(global, &client).await,
         Command::Inspect(args) => inspect(global, &client, &args).await,

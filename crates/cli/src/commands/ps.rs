@@ -28,7 +28,7 @@ pub struct PsArgs {
 
 /// Lists replicas.
 pub async fn run(global: &Global, args: &PsArgs) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     let mut replicas = Vec::new();
     if args.services.is_empty() {
         replicas = client.replicas(&global.namespace(), "").await?;

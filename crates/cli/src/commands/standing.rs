@@ -33,8 +33,10 @@ struct Counts {
     preparing: u32,
     starting: u32,
     unready: u32,
-    /// Still there, though of another revision or not wanted any more.
-    leaving: u32,
+    /// Still wanted, of another revision.
+    old: u32,
+    /// Still there, but not wanted any more.
+    stopping: u32,
     failure: String,
 }
 
@@ -61,9 +63,13 @@ const fn wanted(mode: &Mode) -> Option<u32> {
 fn count<'a>(service: &Service, replicas: impl Iterator<Item = &'a Replica>) -> Counts {
     let mut counts = Counts::default();
     for replica in replicas {
-        let current = replica.revision == service.revision;
-        if !current || (!replica.is_active() && !replica.observed.phase.is_terminal()) {
-            counts.leaving += u32::from(!replica.observed.phase.is_terminal());
+        let ended = replica.observed.phase.is_terminal();
+        if !ended && !replica.is_active() {
+            counts.stopping += 1;
+            continue;
+        }
+        if replica.revision != service.revision {
+            counts.old += u32::from(!ended);
             continue;
         }
         match replica.observed.phase {
@@ -113,7 +119,7 @@ fn state(service: &Service, counts: &Counts, wanted: Option<u32>, expected: u32)
         Some(wanted) => counts.ready >= wanted,
         None => counts.ready > 0,
     };
-    if enough && counts.on_their_way() == 0 && counts.leaving == 0 {
+    if enough && counts.on_their_way() == 0 && counts.old + counts.stopping == 0 {
         State::Converged
     } else {
         State::Going
@@ -153,7 +159,8 @@ fn text(service: &Service, counts: &Counts, wanted: Option<u32>) -> String {
         (counts.preparing, "preparing"),
         (counts.pending, "pending"),
         (counts.failed, "failed"),
-        (counts.leaving, "stopping or old"),
+        (counts.old, "of the old revision"),
+        (counts.stopping, "stopping"),
     ] {
         if number > 0 {
             parts.push(format!("{number} {word}"));
@@ -271,7 +278,7 @@ mod tests {
         ];
         let standing = assess(&service, mixed.iter(), 2);
         assert_eq!(standing.state, State::Going);
-        assert_eq!(standing.text, "1/2 ready, 1 starting, 1 stopping or old");
+        assert_eq!(standing.text, "1/2 ready, 1 starting, 1 of the old revision");
         let leaving = [ready(), ready(), replica(2, Phase::Running, false, Desired::Stop)];
         assert_eq!(assess(&service, leaving.iter(), 2).state, State::Going);
         let history = [ready(), ready(), replica(1, Phase::Failed, false, Desired::Stop)];

@@ -40,7 +40,7 @@ pub struct CreateArgs {
 
 /// Runs a command of the family.
 pub async fn run(global: &Global, command: Command) -> Outcome {
-    let client = Client::open(global)?;
+    let client = Client::open(global).await?;
     match command {
         Command::Create(args) => show(global, &args, &create(&client, &args).await?),
         Command::Ls => list(global, &client).await,

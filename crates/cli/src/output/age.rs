@@ -25,7 +25,8 @@ pub fn ago(now: Timestamp, then: Timestamp) -> String {
 /// `in 23h`, or `3m ago` for what is over.
 pub fn until(now: Timestamp, then: Timestamp) -> String {
     if then > now {
-        format!("in {}", short(then.since(now)))
+        // A second more: what was made for a day a moment ago reads as a day.
+        format!("in {}", short(then.since(now) + DurationMs::secs(1)))
     } else {
         ago(now, then)
     }

@@ -146,8 +146,9 @@ impl Agent {
             clock: Clock::new(Arc::new(System)),
             surroundings: arc_swap::ArcSwap::default(),
         });
-        let peers = Arc::clone(&shared);
-        images.find_nodes_by(Box::new(move |address| node_at(&peers, address)));
+        // Weak: the shared state holds the images.
+        let peers = Arc::downgrade(&shared);
+        images.find_nodes_by(Box::new(move |address| node_at(peers.upgrade()?.as_ref(), address)));
         Ok(Self {
             shared,
             credentials,

@@ -67,14 +67,16 @@ pub(crate) fn replica(slot: u32) -> ReplicaItem {
 pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// Waits until the condition holds; it is asked again every few milliseconds.
-pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, condition: impl FnMut() -> bool) {
+    assert!(until_or_timeout(condition).await, "never happened: {what}");
+}
+
+/// The same; returns whether it happened in time.
+pub(crate) async fn until_or_timeout(mut condition: impl FnMut() -> bool) -> bool {
     let waiting = async {
         while !condition() {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
     };
-    assert!(
-        tokio::time::timeout(DEADLINE, waiting).await.is_ok(),
-        "never happened: {what}"
-    );
+    tokio::time::timeout(DEADLINE, waiting).await.is_ok()
 }

@@ -3,4 +3,5 @@
 
 mod core;
 mod harness;
+mod real;
 mod session;

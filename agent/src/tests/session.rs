@@ -85,7 +85,10 @@ async fn increments_are_acknowledged_and_a_gap_is_noticed() {
         server.state().heard.iter().any(asks)
     })
     .await;
-    assert!(place.machine.container(1).is_some(), "the gap changed nothing");
+    until("the gap changed nothing: the first replica runs", || {
+        place.machine.container(1).is_some()
+    })
+    .await;
     server.send_complete(first(vec![item(1), item(2)]));
     until("the complete set is acknowledged", || server.is_acknowledged()).await;
     agent.stop().await;

@@ -44,9 +44,8 @@ pub(crate) async fn establish(config: &AgentConfig, disk: &Disk, name: &str) -> 
 async fn join(config: &AgentConfig, disk: &Disk, name: &str) -> Result<Member, Problem> {
     let Some(join) = &config.join else {
         return Err(
-            Problem::new(Class::Invalid, "agent", "has no identity and no join token").remedy(
-                "start it with --join TOKEN and the address of a server; `gantry cluster token create agent` makes one",
-            ),
+            Problem::new(Class::Invalid, "agent", "has no identity and no join token")
+                .remedy("start it with --join HOST:PORT --token TOKEN; `gantry cluster token create agent` makes one"),
         );
     };
     let enrolled = enroll(&join.servers, &join.token, name).await?;

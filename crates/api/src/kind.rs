@@ -18,8 +18,6 @@ pub const TAG: &str = "tag";
 pub const CONFIG: &str = "config";
 /// `object::DataRecord` of a secret, its content left empty.
 pub const SECRET: &str = "secret";
-/// A server of the control plane.
-pub const SERVER: &str = "server";
 /// `object::TokenRecord`
 pub const TOKEN: &str = "token";
 /// `explain::Event`
@@ -38,6 +36,6 @@ pub const ITEM: &str = "item";
 pub const ITEM_KEY: &str = "item_key";
 
 /// Kinds that `Cluster.Read` and `Cluster.Watch` know.
-pub const READABLE: [&str; 12] = [
-    NODE, SERVICE, REPLICA, REVISION, NAMESPACE, IMAGE, TAG, CONFIG, SECRET, SERVER, TOKEN, EVENT,
+pub const READABLE: [&str; 11] = [
+    NODE, SERVICE, REPLICA, REVISION, NAMESPACE, IMAGE, TAG, CONFIG, SECRET, TOKEN, EVENT,
 ];

@@ -175,7 +175,7 @@ impl OpenError {
 
 const REJOIN: &str =
     "move the folder away and join the cluster again, or restore it from a backup if this is its only server";
-const QUORUM: &str = "see `gantry server ls` and bring back a majority of the servers";
+const QUORUM: &str = "see `gantry cluster status` and bring back a majority of the servers";
 const RESTART: &str = "see the log of this server and restart it";
 
 impl From<OpenError> for Problem {
@@ -228,12 +228,12 @@ impl From<ChangeError> for Problem {
     fn from(error: ChangeError) -> Self {
         let (class, remedy) = match &error {
             ChangeError::NoLeader { .. } => (Class::Timeout, QUORUM),
-            ChangeError::NotFound(_) => (Class::NotFound, "see `gantry server ls`"),
+            ChangeError::NotFound(_) => (Class::NotFound, "see `gantry cluster status`"),
             ChangeError::NotVoter(_) => (Class::Invalid, "promote it first"),
             ChangeError::LastVoter(_) => (Class::Invalid, "promote another server first"),
             ChangeError::Behind { .. } => (Class::Unavailable, "try again when it has caught up"),
             ChangeError::NoSuccessor => (Class::Unavailable, QUORUM),
-            ChangeError::Refused(_) => (Class::Conflict, "see `gantry server ls`"),
+            ChangeError::Refused(_) => (Class::Conflict, "see `gantry cluster status`"),
             ChangeError::Stopped(_) => (Class::Unavailable, RESTART),
         };
         Self::new(class, "servers", error.to_string()).remedy(remedy)

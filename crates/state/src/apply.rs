@@ -206,7 +206,7 @@ impl State {
             return;
         }
         if edited.observed.phase != phase_before {
-            let message = phase_message(&edited);
+            let message = self.phase_message(&edited);
             self.record(
                 &NewEvent::new(edited.object(), edited.observed.phase.to_string(), message),
                 at,
@@ -218,6 +218,20 @@ impl State {
             );
         }
         self.store(Key::Replica(id), Arc::new(Object::Replica(edited)), changes);
+    }
+
+    fn phase_message(&self, replica: &Replica) -> String {
+        let observed = &replica.observed;
+        if !observed.message.is_empty() {
+            return observed.message.clone();
+        }
+        match (observed.phase, replica.node) {
+            (Phase::Assigned, Some(id)) => {
+                let node = self.node(id).map_or_else(|| id.to_string(), |node| node.name.clone());
+                format!("placed on {node}")
+            }
+            _ => String::new(),
+        }
     }
 
     fn record_node_transition(&mut self, node: &gantry_model::object::Node, at: Timestamp) {
@@ -251,16 +265,5 @@ impl State {
         while self.events.len() > EVENTS_KEPT {
             self.events.pop_front();
         }
-    }
-}
-
-fn phase_message(replica: &Replica) -> String {
-    let observed = &replica.observed;
-    if !observed.message.is_empty() {
-        return observed.message.clone();
-    }
-    match (observed.phase, replica.node) {
-        (Phase::Assigned, Some(node)) => format!("placed on node {node}"),
-        _ => String::new(),
     }
 }

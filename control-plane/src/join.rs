@@ -13,8 +13,11 @@ use gantry_rpc::{Repeat, ServerPool, WithLimits};
 use crate::config::JoinConfig;
 use crate::context::Context;
 
-/// Pause between two attempts while the cluster has no leader.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// First pause between two attempts: servers that are started together are ready within a fraction of a second.
+const RETRY_PAUSE_MIN_MS: u64 = 50;
+
+/// Longest pause between two attempts, reached by doubling.
+const RETRY_PAUSE_MAX_MS: u64 = 500;
 
 /// Attempts before giving up: about a minute of a cluster that is not there yet, or has no leader.
 const ATTEMPTS_MAX: u32 = 120;
@@ -30,12 +33,12 @@ pub async fn enroll(join: &JoinConfig, name: &str) -> Result<Identity, Problem> 
         return Err(Problem::new(Class::Invalid, "token", reason)
             .remedy("make one for servers with `gantry cluster token create server`"));
     }
-    for _ in 1..ATTEMPTS_MAX {
+    for attempt in 1..ATTEMPTS_MAX {
         match gantry_rpc::enroll(&join.servers, &join.token, name).await {
             Ok(enrolled) => return Ok(enrolled.identity),
             Err(problem) if problem.class == Class::Unavailable => {
                 tracing::warn!(%problem, "not enrolled yet");
-                tokio::time::sleep(RETRY_PAUSE).await;
+                tokio::time::sleep(pause_after(attempt)).await;
             }
             Err(problem) => return Err(problem),
         }
@@ -60,7 +63,7 @@ pub async fn become_member(context: &Arc<Context>, servers: &[String], advertise
         address: advertise.to_string(),
     };
     let mut last = None;
-    for _ in 0..ATTEMPTS_MAX {
+    for attempt in 1..=ATTEMPTS_MAX {
         let ask = |channel| {
             let request = request.clone();
             async move { ClusterClient::new(channel).with_limits().change_server(request).await }
@@ -71,10 +74,28 @@ pub async fn become_member(context: &Arc<Context>, servers: &[String], advertise
             Err(problem) if matches!(problem.class, Class::Unavailable | Class::Timeout | Class::Conflict) => {
                 tracing::warn!(%problem, "not a member yet");
                 last = Some(problem);
-                tokio::time::sleep(RETRY_PAUSE).await;
+                tokio::time::sleep(pause_after(attempt)).await;
             }
             Err(problem) => return Err(problem),
         }
     }
     Err(last.unwrap_or_else(|| Problem::new(Class::Unavailable, "cluster", "does not answer")))
+}
+
+fn pause_after(attempt: u32) -> Duration {
+    let doubled = RETRY_PAUSE_MIN_MS.saturating_mul(2u64.saturating_pow(attempt.saturating_sub(1)));
+    Duration::from_millis(doubled.min(RETRY_PAUSE_MAX_MS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest() {
+        let pauses: Vec<u128> = [1, 2, 3, 4, 5, ATTEMPTS_MAX]
+            .map(|attempt| pause_after(attempt).as_millis())
+            .to_vec();
+        assert_eq!(pauses, [50, 100, 200, 400, 500, 500]);
+    }
 }

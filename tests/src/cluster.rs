@@ -10,6 +10,9 @@ use tempfile::TempDir;
 
 use crate::{Answer, Lab, Process, busybox_rootfs, until};
 
+/// No command of a test takes longer; one that hangs fails its test instead of stopping the suite.
+const COMMAND_SECONDS_MAX: &str = "120";
+
 /// How many of what.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
@@ -192,11 +195,7 @@ impl Cluster {
             .stdin(Stdio::null())
             .output()
             .expect("gantry can be run");
-        Answer {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Answer::of(&output)
     }
 
     /// A `gantry` command on a host, to be configured further. It uses the admin identity of the test.
@@ -205,7 +204,18 @@ impl Cluster {
         let mut command = self.lab.command(host);
         let context = format!("GANTRY_CONTEXT={}", self.context().display());
         command
-            .args(["env", "-u", "GANTRY_SERVER", &context, &binary()])
+            .args([
+                "timeout",
+                "--foreground",
+                "-k",
+                "1",
+                COMMAND_SECONDS_MAX,
+                "env",
+                "-u",
+                "GANTRY_SERVER",
+                &context,
+            ])
+            .arg(binary())
             .args(arguments);
         command
     }
@@ -264,20 +274,14 @@ impl Cluster {
     #[must_use]
     pub fn leader(&self) -> String {
         until("there is a leader", || {
-            let mut last = String::new();
-            for host in self.servers() {
-                let answer = self.gantry_on(&host, &["cluster", "status", "-o", "json"]);
-                let status: Value = serde_json::from_str(&answer.out).unwrap_or_default();
-                let servers = status["servers"].as_array().cloned().unwrap_or_default();
-                let leader = servers.iter().find(|server| server["leader"] == true);
-                let address = leader.and_then(|server| server["address"].as_str());
-                if let Some(address) = address {
-                    let last_part = address.split(':').next().and_then(|ip| ip.rsplit('.').next());
-                    return Ok(format!("h{}", last_part.unwrap_or_default()));
-                }
-                last = format!("{}{}", answer.out, answer.err);
-            }
-            Err(last)
+            let seen = self.servers().into_iter().map(|host| self.leader_by(&host));
+            let (known, unknown): (Vec<_>, Vec<_>) = seen.partition(|leader| matches!(leader, Ok(Some(_))));
+            known
+                .into_iter()
+                .flatten()
+                .flatten()
+                .next()
+                .ok_or_else(|| format!("{unknown:?}"))
         })
     }
 
@@ -291,7 +295,8 @@ impl Cluster {
                     "import",
                     &tar.to_string_lossy(),
                     reference,
-                    "--change", "CMD [\"sh\"]",
+                    "--change",
+                    "CMD [\"sh\"]",
                 ])
                 .ok();
         }

@@ -26,7 +26,9 @@ pub struct Answer {
 pub struct Process(pub u32);
 
 impl Answer {
-    fn of(output: &Output) -> Self {
+    /// What a process left that has ended.
+    #[must_use]
+    pub fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -7,9 +7,11 @@
 mod cluster;
 mod image;
 mod lab;
+mod look;
 mod wait;
 
 pub use cluster::{Cluster, Shape};
 pub use image::busybox_rootfs;
 pub use lab::{Answer, Lab, Process};
-pub use wait::{DEADLINE, elapsed_ms, until, within};
+pub use look::Container;
+pub use wait::{DEADLINE, Stopwatch, elapsed_ms, until, within};

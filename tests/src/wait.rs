@@ -38,6 +38,30 @@ pub fn elapsed_ms(act: impl FnOnce()) -> u128 {
     started.elapsed().as_millis()
 }
 
+/// Time since a moment of a test.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(now())
+    }
+
+    /// How long ago that was.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    /// The same in milliseconds.
+    #[must_use]
+    pub fn ms(&self) -> u128 {
+        self.elapsed().as_millis()
+    }
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "a test outside of the system measures real time"

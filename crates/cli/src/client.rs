@@ -2,7 +2,7 @@
 
 use gantry_api::v1::cluster_client::ClusterClient;
 use gantry_api::v1::enrollment_client::EnrollmentClient;
-use gantry_api::v1::{Document, ReadRequest, RenewRequest};
+use gantry_api::v1::{Document, Empty, ReadRequest, RenewRequest};
 use gantry_env::{Env, System};
 use gantry_model::object::{Node, Replica, Service};
 use gantry_model::{Class, NodeId, Problem, Timestamp};
@@ -20,6 +20,9 @@ use crate::context::{self, Context};
 
 /// Renewal delays no command for longer.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Looking for further servers delays no command for longer.
+const SERVERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A cluster to talk to.
 pub struct Client {
@@ -45,6 +48,9 @@ impl Client {
         if due {
             // The old certificate still works: nothing is said of a failure, and the next command tries again.
             let _ = tokio::time::timeout(RENEWAL_TIMEOUT, renew(global, &credentials, &pool)).await;
+        }
+        if Context::is_stale(global, System.now()) {
+            let _ = tokio::time::timeout(SERVERS_TIMEOUT, learn_servers(global, &pool)).await;
         }
         Ok(Self { pool })
     }
@@ -170,6 +176,14 @@ async fn renew(global: &Global, credentials: &Credentials, pool: &ServerPool) ->
     };
     context.save_in(&context::reading_folder(global), &identity)?;
     credentials.replace(identity)?;
+    Ok(())
+}
+
+/// The servers of the cluster change without this machine being told.
+async fn learn_servers(global: &Global, pool: &ServerPool) -> Result<(), Problem> {
+    let status = |channel| async move { ClusterClient::new(channel).with_limits().cluster_status(Empty {}).await };
+    let reply = pool.call(Repeat::Harmless, status).await?;
+    Context::of(&reply).learn(global);
     Ok(())
 }
 

@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
-use gantry_model::{Class, Problem};
+use gantry_api::v1::ClusterStatusReply;
+use gantry_model::{Class, Problem, Timestamp};
 use gantry_pki::{AuthorityDigest, Identity};
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,9 @@ use crate::failure::file_problem;
 
 const SERVERS_FILE: &str = "context.json";
 const SYSTEM_FOLDER: &str = "/etc/gantry";
+
+/// Servers come and go rarely, but a list from before the second joined is of no use when the first dies.
+const SERVERS_FRESH: Duration = Duration::from_secs(60);
 
 /// The part of a context that is not an identity.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +29,14 @@ pub struct Context {
 }
 
 impl Context {
+    /// The cluster and servers of a status.
+    pub fn of(reply: &ClusterStatusReply) -> Self {
+        Self {
+            cluster: reply.name.clone(),
+            servers: reply.servers.iter().map(|server| server.address.clone()).collect(),
+        }
+    }
+
     /// Identity and servers as the options say, else as the folder says.
     ///
     /// # Errors
@@ -66,9 +79,31 @@ impl Context {
     /// When the disk refuses.
     pub fn save_in(&self, folder: &Path, identity: &Identity) -> Result<(), Problem> {
         identity.save(folder)?;
+        self.save_servers(folder)
+    }
+
+    /// Takes over the servers that the cluster has now, so that commands find one when the first is gone. Options that name
+    /// servers keep the folder as it is, and so does a folder that cannot be written: it works as before.
+    pub fn learn(self, global: &Global) {
+        if global.server.is_empty() && !self.servers.is_empty() {
+            let _ = self.save_servers(&reading_folder(global));
+        }
+    }
+
+    /// Whether the servers in the folder should be asked for again.
+    pub fn is_stale(global: &Global, now: Timestamp) -> bool {
+        let path = reading_folder(global).join(SERVERS_FILE);
+        let written = fs::metadata(path).and_then(|facts| facts.modified()).ok();
+        let written = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let age = written.map(|time| u128::from(now.0).saturating_sub(time.as_millis()));
+        global.server.is_empty() && age.is_some_and(|age| age >= SERVERS_FRESH.as_millis())
+    }
+
+    fn save_servers(&self, folder: &Path) -> Result<(), Problem> {
         let path = folder.join(SERVERS_FILE);
         let json = serde_json::to_vec_pretty(self).expect("two texts and a list serialise");
-        let fresh = folder.join(format!(".{SERVERS_FILE}.new"));
+        // Several commands may do this at a time.
+        let fresh = folder.join(format!(".{SERVERS_FILE}.{}", std::process::id()));
         write_private(&fresh, &json)
             .and_then(|()| fs::rename(&fresh, &path))
             .map_err(|error| file_problem("be written", &path, &error))
@@ -178,7 +213,17 @@ mod tests {
         assert!(problem.remedy.contains("--context"), "{problem}");
         let (loaded, servers) = Context::load(&global).expect("loaded");
         assert_eq!((loaded.id, servers), (identity.id, context.servers));
+        let learned = Context {
+            servers: vec!["10.0.0.1:7600".to_string(), "10.0.0.3:7600".to_string()],
+            ..context
+        };
+        learned.clone().learn(&global);
+        assert_eq!(Context::load(&global).expect("loaded").1, learned.servers);
+        let later = Timestamp(System.now().0 + 61_000);
+        assert!(!Context::is_stale(&global, System.now()) && Context::is_stale(&global, later));
         global.server = vec!["10.0.0.2:7600".to_string()];
+        learned.learn(&global);
         assert_eq!(Context::load(&global).expect("loaded").1, ["10.0.0.2:7600"]);
+        assert!(!Context::is_stale(&global, later), "named servers are not looked up");
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use gantry_env::{Env, System};
 use gantry_model::{Class, Problem};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -17,6 +18,9 @@ const ROUND_PAUSE: Duration = Duration::from_millis(250);
 
 /// Rounds over all servers for a call that may be repeated: with the pauses about as long as two elections.
 const ROUNDS_MAX: usize = 12;
+
+/// No round starts later than this: a server that itself looks for a leader answers late, and a person waits for this.
+const ROUNDS_MS_MAX: u64 = 5_000;
 
 /// Whether a call may reach the cluster twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +92,11 @@ impl ServerPool {
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let mut last = self.no_address();
+        let started = System.monotonic();
         for round in 0..ROUNDS_MAX {
+            if System.monotonic().0.saturating_sub(started.0) > ROUNDS_MS_MAX {
+                break;
+            }
             if round > 0 {
                 tokio::time::sleep(ROUND_PAUSE).await;
             }

@@ -252,6 +252,7 @@ async fn change_server(global: &Global, request: ChangeServerRequest) -> Outcome
 }
 
 fn show(global: &Global, reply: &ClusterStatusReply) -> Outcome {
+    Context::of(reply).learn(global);
     let servers: Vec<_> = reply.servers.iter().map(server_json).collect();
     let json = json!({
         "name": reply.name, "leader": reply.leader, "term": reply.term, "applied": reply.applied,

@@ -76,6 +76,19 @@ class Lab:
 
     def down(self):
         run([SCRIPT, self.name, "down"], check=False)
+        # Of many containers some processes are still ending: their groups can go a moment later.
+        until("the control groups are gone", self.remove_groups, pause_s=0.1, deadline_s=20)
+
+    def remove_groups(self):
+        """Removes the lab's control groups as far as they are empty; whether none is left."""
+        groups = list(pathlib.Path("/sys/fs/cgroup").glob(f"*/gantry-{self.name}-*"))
+        for group in groups:
+            for folder, _, _ in os.walk(group, topdown=False):
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    continue
+        return not any(group.exists() for group in groups)
 
     def show_logs(self):
         for log in sorted(self.dir.glob("h*/*.log")):

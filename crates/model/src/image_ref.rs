@@ -232,7 +232,9 @@ impl FromStr for ImageReference {
             }));
         }
         if Digest::from_hex(name).is_some() {
-            return Err(error("64 hexadecimal digits are an image's digest; write sha256: before them"));
+            return Err(error(
+                "64 hexadecimal digits are an image's digest; write sha256: before them",
+            ));
         }
         let (registry, repository) = split_registry(name);
         if !is_registry(&registry) {
@@ -364,10 +366,18 @@ mod tests {
             ("docker.io/nginx", "docker.io/library/nginx:latest", "nginx:latest"),
             ("index.docker.io/a/b:c", "docker.io/a/b:c", "a/b:c"),
             ("localhost/app", "localhost/app:latest", "localhost/app:latest"),
-            ("localhost:5000/app:v1", "localhost:5000/app:v1", "localhost:5000/app:v1"),
+            (
+                "localhost:5000/app:v1",
+                "localhost:5000/app:v1",
+                "localhost:5000/app:v1",
+            ),
             ("ghcr.io/o/a/b", "ghcr.io/o/a/b:latest", "ghcr.io/o/a/b:latest"),
             ("[::1]:5000/app", "[::1]:5000/app:latest", "[::1]:5000/app:latest"),
-            ("gantry/redis:debian", "docker.io/gantry/redis:debian", "gantry/redis:debian"),
+            (
+                "gantry/redis:debian",
+                "docker.io/gantry/redis:debian",
+                "gantry/redis:debian",
+            ),
             ("a__b/c-d_e.f", "docker.io/a__b/c-d_e.f:latest", "a__b/c-d_e.f:latest"),
         ] {
             assert_eq!(parse(text).to_string(), whole, "{text}");
@@ -382,7 +392,10 @@ mod tests {
         assert_eq!(pinned.to_string(), format!("docker.io/library/nginx@{SHA}"));
         assert_eq!(pinned.without_digest().to_string(), "docker.io/library/nginx:latest");
         let both = parse(&format!("nginx:1@{SHA}"));
-        assert_eq!((both.tag(), both.digest().map(|digest| digest.to_string())), (Some("1"), Some(SHA.into())));
+        assert_eq!(
+            (both.tag(), both.digest().map(|digest| digest.to_string())),
+            (Some("1"), Some(SHA.into()))
+        );
     }
 
     #[test]

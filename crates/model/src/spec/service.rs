@@ -60,10 +60,17 @@ impl ServiceSpec {
     #[must_use]
     pub fn replaces_replicas(&self, other: &Self) -> bool {
         let host_ports = |spec: &Self| -> Vec<PortSpec> {
-            spec.ports.iter().filter(|port| port.mode == PortMode::Host).cloned().collect()
+            spec.ports
+                .iter()
+                .filter(|port| port.mode == PortMode::Host)
+                .cloned()
+                .collect()
         };
         let attached = |spec: &Self| -> Vec<String> {
-            spec.networks.values().map(|attachment| attachment.network.clone()).collect()
+            spec.networks
+                .values()
+                .map(|attachment| attachment.network.clone())
+                .collect()
         };
         self.container != other.container
             || self.resources != other.resources

@@ -37,7 +37,11 @@ pub struct Cluster {
 }
 
 /// The binary under test.
-fn binary() -> String {
+///
+/// # Panics
+/// When the environment names none.
+#[must_use]
+pub fn binary() -> String {
     std::env::var("GANTRY_BIN").expect("GANTRY_BIN names the gantry binary; run the tests by tests/run")
 }
 

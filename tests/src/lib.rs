@@ -10,7 +10,7 @@ mod lab;
 mod look;
 mod wait;
 
-pub use cluster::{Cluster, Shape};
+pub use cluster::{Cluster, Shape, binary};
 pub use image::busybox_rootfs;
 pub use lab::{Answer, Lab, Process};
 pub use look::Container;

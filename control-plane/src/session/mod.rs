@@ -205,6 +205,16 @@ impl SessionTask {
         self.term.leases().extend(self.node, deadline);
     }
 
+    /// A connection may outlast a lease, when the network was away for as long: the agent registers anew then, since only that
+    /// makes a node ready again.
+    fn check_up(&self) -> Result<(), Problem> {
+        match self.context.raft.state().node(self.node).map(|node| node.status) {
+            Some(NodeStatus::Ready) => Ok(()),
+            Some(NodeStatus::Down) => Err(Problem::new(Class::Conflict, "session", "the node's lease ran out")),
+            None => Err(Problem::new(Class::NotFound, "session", "the node was removed")),
+        }
+    }
+
     async fn send(&self, message: server_message::Message) -> Result<(), Problem> {
         let sent = self.outgoing.send(Ok(ServerMessage { message: Some(message) })).await;
         sent.map_err(|_| Problem::new(Class::Unavailable, "session", "the connection is gone"))
@@ -252,6 +262,7 @@ impl SessionTask {
     }
 
     async fn hear(&mut self, message: AgentMessage) -> Result<(), Problem> {
+        self.check_up()?;
         self.extend_lease();
         match message.message {
             Some(agent_message::Message::Heartbeat(_)) | None => Ok(()),

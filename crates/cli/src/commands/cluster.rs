@@ -88,13 +88,16 @@ pub struct JoinArgs {
 #[derive(Debug, Args)]
 pub struct ServerArg {
     /// Id of the server, its beginning, or its address
-    server: String,
+    // Not `server`: clap would take it for the global --server, and that one be asked.
+    #[arg(value_name = "SERVER")]
+    member: String,
 }
 
 #[derive(Debug, Args)]
 pub struct TransferArgs {
     /// The new leader; any voter when absent
-    server: Option<String>,
+    #[arg(value_name = "SERVER")]
+    member: Option<String>,
 }
 
 /// Runs a command of the family.
@@ -109,11 +112,11 @@ pub async fn run(global: &Global, command: Command) -> Outcome {
         Command::Join(args) => join(global, &args).await,
         Command::Status => status(global).await,
         Command::Token(command) => token::run(global, command).await,
-        Command::Promote(arg) => change_server(global, change(Action::Promote, &arg.server)).await,
-        Command::Demote(arg) => change_server(global, change(Action::Demote, &arg.server)).await,
-        Command::Remove(arg) => change_server(global, change(Action::Remove, &arg.server)).await,
+        Command::Promote(arg) => change_server(global, change(Action::Promote, &arg.member)).await,
+        Command::Demote(arg) => change_server(global, change(Action::Demote, &arg.member)).await,
+        Command::Remove(arg) => change_server(global, change(Action::Remove, &arg.member)).await,
         Command::TransferLeader(args) => {
-            let server = args.server.unwrap_or_default();
+            let server = args.member.unwrap_or_default();
             change_server(global, change(Action::TransferLeader, &server)).await
         }
     }

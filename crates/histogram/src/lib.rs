@@ -147,7 +147,6 @@ impl AsciiChart {
     }
 
     /// Adds a row.
-    #[expect(clippy::should_implement_trait, reason = "the name that openraft calls")]
     #[must_use]
     pub fn add(mut self, name: impl Into<String>, histogram: Histogram) -> Self {
         self.rows.push((name.into(), histogram.percentile_stats()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gantry_model::explain::Event;
 use gantry_model::object::{ImageRecord, Replica};
-use gantry_model::phase::Phase;
+use gantry_model::phase::{Observed, Phase};
 use gantry_model::{NodeId, Timestamp};
 
 use crate::state::EVENTS_KEPT;
@@ -200,22 +200,19 @@ impl State {
     ) {
         let Some(replica) = self.replica(id) else { return };
         let mut edited = replica.clone();
-        let phase_before = edited.observed.phase;
-        let restarts_before = edited.observed.restarts;
+        let observed_before = edited.observed.clone();
         if !edit(&mut edited) {
             return;
         }
-        if edited.observed.phase != phase_before {
+        if edited.observed.phase != observed_before.phase {
             let message = self.phase_message(&edited);
             self.record(
                 &NewEvent::new(edited.object(), edited.observed.phase.to_string(), message),
                 at,
             );
-        } else if edited.observed.restarts > restarts_before {
-            self.record(
-                &NewEvent::new(edited.object(), "restarted", edited.observed.message.clone()),
-                at,
-            );
+        } else if edited.observed.restarts > observed_before.restarts {
+            let reason = restart_reason(&observed_before, &edited.observed);
+            self.record(&NewEvent::new(edited.object(), "restarted", reason), at);
         }
         self.store(Key::Replica(id), Arc::new(Object::Replica(edited)), changes);
     }
@@ -264,6 +261,60 @@ impl State {
         }));
         while self.events.len() > EVENTS_KEPT {
             self.events.pop_front();
+        }
+    }
+}
+
+/// Why a replica was started again: what was said while it waited, else how it ended. An agent that sends both reports as one
+/// says only the latter.
+fn restart_reason(before: &Observed, after: &Observed) -> String {
+    let said = [&after.message, &before.message]
+        .into_iter()
+        .find(|said| !said.is_empty());
+    match (said, after.last_exit) {
+        (Some(said), _) => said.clone(),
+        (None, Some(exit)) if exit.oom_killed => "it was killed for lack of memory".to_string(),
+        (None, Some(exit)) => format!("it ended with exit status {}", exit.code),
+        (None, None) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_model::phase::Exit;
+
+    #[test]
+    fn a_restart_says_why() {
+        let exit = |code, oom_killed| {
+            let at = Timestamp(1);
+            Some(Exit { code, oom_killed, at })
+        };
+        let observed = |message: &str, last_exit| Observed {
+            message: message.to_string(),
+            last_exit,
+            ..Observed::default()
+        };
+        let waiting = observed("health check failed 3 times: no", exit(137, false));
+        let cases = [
+            (
+                &waiting,
+                observed("", exit(137, false)),
+                "health check failed 3 times: no",
+            ),
+            (
+                &observed("", None),
+                observed("", exit(3, false)),
+                "it ended with exit status 3",
+            ),
+            (
+                &observed("", None),
+                observed("", exit(137, true)),
+                "it was killed for lack of memory",
+            ),
+        ];
+        for (before, after, reason) in cases {
+            assert_eq!(restart_reason(before, &after), reason);
         }
     }
 }

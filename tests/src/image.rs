@@ -44,3 +44,23 @@ pub fn busybox_rootfs(folder: &Path) -> PathBuf {
     );
     tar
 }
+
+/// Makes a root filesystem in `folder` with one program of this machine as `/program`, and the libraries it needs.
+///
+/// # Panics
+/// When `ldd` cannot tell those.
+#[must_use]
+pub fn program_rootfs(folder: &Path, program: &Path) -> PathBuf {
+    let root = folder.join("program-root");
+    std::fs::create_dir_all(&root).expect("a folder for the root filesystem");
+    std::fs::copy(program, root.join("program")).expect("the program can be copied");
+    let libraries = Command::new("ldd").arg(program).output().expect("ldd runs");
+    let text = String::from_utf8_lossy(&libraries.stdout).into_owned();
+    for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
+        let target = root.join(library.trim_start_matches('/'));
+        std::fs::create_dir_all(target.parent().expect("an absolute path has a parent"))
+            .expect("a folder for a library");
+        std::fs::copy(library, target).expect("a library can be copied");
+    }
+    root
+}

@@ -206,6 +206,7 @@ impl Process {
     pub fn signal(self, signal: &str) {
         let _ = Command::new("kill")
             .args([&format!("-{signal}"), &self.0.to_string()])
+            .stderr(Stdio::null())
             .status();
     }
 

@@ -11,7 +11,7 @@ mod look;
 mod wait;
 
 pub use cluster::{Cluster, Shape, binary};
-pub use image::busybox_rootfs;
+pub use image::{busybox_rootfs, program_rootfs};
 pub use lab::{Answer, Lab, Process};
 pub use look::Container;
 pub use wait::{DEADLINE, Stopwatch, elapsed_ms, until, within};

@@ -1,5 +1,7 @@
 //! Lost power: servers killed at random moments forget nothing that they acknowledged.
 //!
+//! What is not here: a disk that forgets what it did not flush. The kernel outlives these servers and keeps their writes.
+//!
 //! `GANTRY_POWER_ROUNDS` and `GANTRY_POWER_ROUNDS_3` set how often, for one server and for three.
 
 use std::collections::BTreeMap;

@@ -71,6 +71,9 @@ fn a_compose_file_runs_scales_rolls_and_goes() {
     assert_eq!(logs.matches("hello from").count(), 2, "{logs}");
     let inside = cluster.gantry(&["exec", "web.1", "-n", "shop", "--", "sh", "-c", "hostname; exit 7"]);
     assert_eq!(inside.code, 7, "{inside:?}");
+    let missing = cluster.gantry(&["exec", "web.1", "-n", "shop", "--", "/no/such/program"]);
+    assert_eq!(missing.code, 127, "{missing:?}");
+    assert!(missing.err.contains("/no/such/program"), "{missing:?}");
     let name = cluster
         .gantry(&["exec", "web.1", "--", "wget", "-q", "-O", "-", "http://web/"])
         .ok();

@@ -55,10 +55,35 @@ pub(super) async fn open(
         })?;
     let size = start.size;
     let cancel = service.shutdown.child_token();
-    let (started, ended) = start_session(id, handle, spec(start), cancel.clone()).await?;
+    let session = start_session(id, handle, spec(start), cancel.clone()).await?;
     let (sender, answers) = mpsc::channel(STREAM_WAITING);
-    tokio::spawn(serve(started, ended, size, input, sender, cancel));
+    match session {
+        Session::Runs(started, ended) => {
+            tokio::spawn(serve(started, ended, size, input, sender, cancel));
+        }
+        Session::CannotRun { code, reason } => {
+            let outputs = [
+                exec_output::Output::Stderr(reason.into()),
+                exec_output::Output::ExitCode(code),
+            ];
+            for output in outputs {
+                // There is room for both, and a caller that has gone needs neither.
+                drop(sender.try_send(Ok(ExecOutput { output: Some(output) })));
+            }
+        }
+    }
     Ok(ReceiverStream::new(answers))
+}
+
+/// Exit status of a command that is there and cannot be run; one more is that of a command that is not there, as in a shell.
+const CANNOT_RUN: i32 = 126;
+
+/// What became of a command.
+enum Session {
+    /// It runs.
+    Runs(Started, Ended),
+    /// The container has no such program, or may not run it: told like a shell would.
+    CannotRun { code: i32, reason: String },
 }
 
 fn spec(start: ExecStart) -> ExecSpec {
@@ -86,7 +111,7 @@ async fn start_session(
     handle: Arc<Handle>,
     spec: ExecSpec,
     cancel: CancellationToken,
-) -> Result<(Started, Ended), Problem> {
+) -> Result<Session, Problem> {
     let (tell_started, started) = oneshot::channel();
     let (tell_ended, ended) = oneshot::channel();
     let work = move || {
@@ -118,7 +143,11 @@ async fn start_session(
     let spawned = std::thread::Builder::new().name("exec".to_string()).spawn(work);
     spawned.map_err(|error| Problem::new(Class::Exhausted, "exec", format!("no thread for it: {error}")))?;
     match started.await {
-        Ok(Ok(started)) => Ok((started, ended)),
+        Ok(Ok(started)) => Ok(Session::Runs(started, ended)),
+        Ok(Err(HandleError::Refused(failure))) if failure.exit_code() >= CANNOT_RUN => Ok(Session::CannotRun {
+            code: failure.exit_code(),
+            reason: format!("{failure}\n"),
+        }),
         Ok(Err(error)) => Err(problem(id, &error)),
         Err(_) => Err(Problem::new(Class::Internal, "exec", "ended while it was started")),
     }

@@ -62,7 +62,7 @@ impl JoinArgs {
 
 /// Parts that say more than people want of them, and the most they may say unless a filter names them.
 const QUIETER: [(&str, &str); 4] = [
-    ("openraft", "warn"),
+    ("openraft", "error"),
     ("h2", "info"),
     ("hyper_util", "info"),
     ("rustls", "info"),
@@ -210,9 +210,9 @@ mod tests {
     fn talkative_parts_are_quiet_unless_named() {
         assert_eq!(
             directives("info"),
-            "openraft=warn,h2=info,hyper_util=info,rustls=info,info"
+            "openraft=error,h2=info,hyper_util=info,rustls=info,info"
         );
-        assert!(!directives("openraft=debug").contains("openraft=warn"));
+        assert!(!directives("openraft=debug").contains("openraft=error"));
     }
 
     #[test]

@@ -72,7 +72,6 @@ pub fn init(config: &InitConfig, env: &dyn Env) -> Result<InitReport, Problem> {
             root: authority.to_root(),
             config: config.config.clone(),
             subnets_given: 0,
-            vip_cursor: 0,
         },
         tokens: vec![server_record, agent_record],
     };

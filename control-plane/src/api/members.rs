@@ -1,18 +1,43 @@
 //! The servers of the cluster, and changes among them.
 
+use std::time::Duration;
+
 use gantry_api::v1::change_server_request::Action;
-use gantry_api::v1::{ChangeServerRequest, ClusterStatusReply, ServerStatus};
+use gantry_api::v1::cluster_client::ClusterClient;
+use gantry_api::v1::{ChangeServerRequest, ClusterStatusReply, Empty, ServerStatus};
 use gantry_model::object::NodeStatus;
 use gantry_model::spec::Mode;
 use gantry_model::{Class, Problem, ServerId};
 use gantry_raft::{Member, Voting};
+use gantry_rpc::{Remote, WithLimits};
 
 use crate::context::Context;
 
 /// Voters that a cluster is given automatically: more make every write wait for more disks and save nothing.
 const VOTERS_AUTOMATIC_MAX: usize = 5;
 
-/// The cluster at a glance. Answers without a leader too, as far as this server knows.
+/// How long a server waits for what the leader knows before it answers with what it knows itself.
+const LEADER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The cluster at a glance, as the leader sees it, who alone knows which servers answer; as this server sees it when there is
+/// no leader to ask.
+///
+/// # Errors
+/// When this server takes no part in the cluster any more.
+pub async fn status_by_leader(context: &Context) -> Result<ClusterStatusReply, Problem> {
+    let leader = context.raft.leadership().borrow().leader.clone();
+    if let Some(leader) = leader.filter(|leader| leader.id != context.server) {
+        let channel = context.channels.channel(&leader.address, Remote::Server(leader.id));
+        let mut client = ClusterClient::new(channel).with_limits();
+        let asked = client.cluster_status(Empty {});
+        if let Ok(Ok(reply)) = tokio::time::timeout(LEADER_PATIENCE, asked).await {
+            return Ok(reply.into_inner());
+        }
+    }
+    status(context).await
+}
+
+/// The cluster at a glance, as this server sees it. Answers without a leader too.
 ///
 /// # Errors
 /// None today.

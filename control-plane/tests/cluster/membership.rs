@@ -59,3 +59,27 @@ async fn a_single_server_keeps_its_state_over_a_restart() {
     let after = cluster.until(|status| !status.leader.is_empty()).await;
     assert_eq!((before.name, before.leader), (after.name, after.leader));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_server_knows_which_of_them_are_there() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let (gone, asked) = match leader {
+        0 => (1, 2),
+        1 => (0, 2),
+        _ => (0, 1),
+    };
+    let gone_address = cluster.servers[gone].address.to_string();
+    cluster.servers[gone].stop().await;
+    cluster
+        .pool
+        .set_addresses(vec![cluster.servers[asked].address.to_string()]);
+    cluster
+        .until(|status| {
+            status
+                .servers
+                .iter()
+                .all(|server| server.reachable == (server.address != gone_address))
+        })
+        .await;
+}

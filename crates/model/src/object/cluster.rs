@@ -19,9 +19,6 @@ pub struct ClusterRecord {
     /// Counts up with each subnet given to a node.
     #[serde(default)]
     pub subnets_given: u64,
-    /// Where the search for the next free virtual address starts.
-    #[serde(default)]
-    pub vip_cursor: u64,
 }
 
 /// The certificate authority; its key never leaves the servers.

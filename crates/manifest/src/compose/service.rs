@@ -182,9 +182,18 @@ fn dependency(at: &Cursor<'_>) -> Option<Dependency> {
         condition: at
             .read("condition", |at| choice(at, CONDITIONS))
             .unwrap_or(DependencyCondition::Started),
-        restart: at.read("restart", boolean).unwrap_or(false),
+        restart: at.read("restart", dependency_restart).unwrap_or(false),
         required: at.read("required", boolean).unwrap_or(true),
     })
+}
+
+/// Kept in the spec; nothing restarts for it yet.
+fn dependency_restart(at: &Cursor<'_>) -> Option<bool> {
+    let wanted = boolean(at)?;
+    if wanted {
+        at.warn("has no effect yet: an update of the other service restarts nothing here");
+    }
+    Some(wanted)
 }
 
 /// `SERVICE[:ALIAS]`: services of one network reach each other by name anyway, so only the order remains of a link.

@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &str, u8)] = &[
     ("crates/model", "gantry-model", 0),
     ("crates/env", "gantry-env", 0),
     ("crates/manifest", "gantry-manifest", 1),
+    ("crates/dockerfile", "gantry-dockerfile", 1),
     ("crates/state", "gantry-state", 1),
     ("crates/scheduler", "gantry-scheduler", 1),
     ("crates/reconcile", "gantry-reconcile", 1),

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::api::ClusterService;
+use crate::api::{ClusterService, EngineRelay};
 use crate::config::ServerConfig;
 use crate::context::Context;
 use crate::enrollment::EnrollmentService;
@@ -40,7 +40,11 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
         )
         .remedy("is another server running? choose another --listen")
     })?;
-    let identity = identity(&config).await?;
+    // A cluster to join may not be there for minutes.
+    let Some(identity) = shutdown.run_until_cancelled(identity(&config)).await else {
+        return Ok(());
+    };
+    let identity = identity?;
     let server = server_id(&identity)?;
     let credentials = Credentials::new(identity)?;
     let channels = Channels::new(credentials.clone());
@@ -87,6 +91,7 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
 fn routes(context: &Arc<Context>) -> Routes {
     Routes::new(EnrollmentServer::new(EnrollmentService::new(context.clone())))
         .add_service(ClusterServer::new(ClusterService::new(context.clone())).with_limits())
+        .add_service(EngineRelay::new(context.clone()))
         .add_service(SessionServer::new(SessionService::new(context.clone())).with_limits())
         .add_service(
             RaftServer::new(RaftService::new(context.clone()))

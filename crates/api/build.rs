@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
-const FILES: [&str; 6] = ["common", "cluster", "enrollment", "node", "raft", "session"];
+const FILES: [&str; 7] = ["common", "cluster", "engine", "enrollment", "node", "raft", "session"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -7,8 +7,8 @@ use futures::StreamExt;
 use gantry_api::v1::enrollment_server::{Enrollment, EnrollmentServer};
 use gantry_api::v1::session_server::{Session, SessionServer};
 use gantry_api::v1::{
-    AgentMessage, Assignments, EnrollReply, EnrollRequest, LocateImageReply, LocateImageRequest, RenewRequest,
-    ServerMessage, Status as StatusItem, Welcome, agent_message, server_message,
+    AgentMessage, Assignments, Empty, EnrollReply, EnrollRequest, LocateImageReply, LocateImageRequest,
+    RecordImagesRequest, RenewRequest, ServerMessage, Status as StatusItem, Welcome, agent_message, server_message,
 };
 use gantry_env::{Env, System};
 use gantry_model::assignment::{Item, ItemKey};
@@ -227,6 +227,10 @@ impl Session for Server {
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn record_images(&self, _request: Request<RecordImagesRequest>) -> Result<Response<Empty>, Status> {
+        Ok(Response::new(Empty {}))
     }
 
     async fn locate_image(&self, _request: Request<LocateImageRequest>) -> Result<Response<LocateImageReply>, Status> {

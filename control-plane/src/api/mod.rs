@@ -8,10 +8,13 @@ mod nodes;
 mod plan;
 mod proxy;
 mod read;
+pub(crate) mod record;
+mod relay;
 mod service;
 mod tokens;
 mod watch;
 mod wire;
 
+pub use relay::EngineRelay;
 pub use service::ClusterService;
 pub use tokens::TOKEN_TTL_DEFAULT;

@@ -7,18 +7,18 @@ use std::pin::Pin;
 use futures::stream::{self, Stream, StreamExt};
 use gantry_api::v1::node_agent_client::NodeAgentClient;
 use gantry_api::v1::{
-    Chunk, ExecInput, ExecOutput, ExecStart, ExportImageRequest, ImportImageChunk, ImportImageReply, ImportImageStart,
-    LogRecord, LogsRequest, RemoveImageReply, RemoveImageRequest, exec_input, import_image_chunk,
+    Chunk, ExecInput, ExecOutput, ExecStart, ExportImageRequest, ImportImageChunk, ImportImageReply, LogRecord,
+    LogsRequest, RemoveImageReply, RemoveImageRequest, exec_input, import_image_chunk,
 };
-use gantry_model::object::{ImageRecord, Node, NodeStatus, Replica, TagRecord};
-use gantry_model::{ByteSize, Class, ImageReference, NodeId, Problem, Timestamp};
+use gantry_model::object::{Node, NodeStatus, Replica};
+use gantry_model::{Class, ImageReference, Problem};
 use gantry_rpc::status::to_problem;
 use gantry_rpc::{Remote, WithLimits};
-use gantry_state::{Key, Object, Op, State, Transaction};
+use gantry_state::{Key, Op, State, Transaction};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::find;
+use super::{find, record};
 use crate::admission::Decision;
 use crate::context::Context;
 
@@ -134,7 +134,7 @@ pub async fn import_image(
         ));
     };
     let state = context.raft.linearizable().await?;
-    let node = importing_node(&state, &start)?.clone();
+    let node = storing_node(&state, &start.node)?.clone();
     let mut client = agent(context, &node);
     let first = stream::once(async {
         ImportImageChunk {
@@ -147,15 +147,15 @@ pub async fn import_image(
         .await
         .map_err(|status| problem(&status))?;
     let mut reply = reply.into_inner();
-    record_import(context, &reply, node.id).await?;
+    record::images(context, node.id, reply.images.iter().map(record::Arrived::from), &[]).await?;
     reply.node = node.name;
     Ok(reply)
 }
 
 /// The node that was asked for, else the ready one with the fewest images, so that imports spread.
-fn importing_node<'a>(state: &'a State, start: &ImportImageStart) -> Result<&'a Node, Problem> {
-    if !start.node.is_empty() {
-        let node = find::node(state, &start.node)?;
+pub(super) fn storing_node<'a>(state: &'a State, wanted: &str) -> Result<&'a Node, Problem> {
+    if !wanted.is_empty() {
+        let node = find::node(state, wanted)?;
         return match node.status {
             NodeStatus::Ready => Ok(node),
             NodeStatus::Down => Err(Problem::new(
@@ -171,42 +171,6 @@ fn importing_node<'a>(state: &'a State, start: &ImportImageStart) -> Result<&'a 
         Problem::new(Class::Unavailable, "image", "there is no ready node to store it on")
             .remedy("start an agent with `gantry agent --join`")
     })
-}
-
-async fn record_import(context: &Context, reply: &ImportImageReply, node: NodeId) -> Result<(), Problem> {
-    let now = context.env.now();
-    let mut ops = Vec::new();
-    for image in &reply.images {
-        let record = ImageRecord {
-            digest: image.digest.clone(),
-            config_digest: image.config_digest.clone(),
-            size: ByteSize(image.size_bytes),
-            platform: image.platform.clone(),
-            created_at: (image.created_at_ms > 0).then_some(Timestamp(image.created_at_ms)),
-            nodes: [node].into(),
-        };
-        ops.push(Op::Hold {
-            image: Box::new(record),
-            node,
-        });
-        for reference in &image.references {
-            let tag = TagRecord {
-                reference: reference.clone(),
-                digest: image.digest.clone(),
-                updated_at: now,
-            };
-            ops.push(Op::Put(Box::new(Object::Tag(tag))));
-        }
-    }
-    context
-        .commit(|_| {
-            Ok(Decision {
-                transaction: Transaction::new(now, ops.clone()),
-                changes: Vec::new(),
-            })
-        })
-        .await
-        .map(|_| ())
 }
 
 /// What a caller sends, up to its end or the first error: a caller that breaks off has ended its input.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use futures::StreamExt;
 use gantry_api::v1::session_server::Session;
 use gantry_api::v1::{
-    AgentMessage, Assignments, LocateImageReply, LocateImageRequest, ServerMessage, Welcome, agent_message,
-    server_message,
+    AgentMessage, Assignments, Empty, LocateImageReply, LocateImageRequest, RecordImagesRequest, ServerMessage,
+    Welcome, agent_message, server_message,
 };
 use gantry_env::FreshIds;
 use gantry_model::object::{NodeStatus, Role};
@@ -27,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::register::{Introduction, register};
+use crate::api::record;
 use crate::context::Context;
 use crate::dispatch::{Increment, NodeSet};
 use crate::term::TermHandle;
@@ -85,6 +86,16 @@ impl Session for SessionService {
         };
         tokio::spawn(task.run(incoming, introduction.name));
         Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn record_images(&self, request: Request<RecordImagesRequest>) -> Result<Response<Empty>, Status> {
+        let node = agent_id(&request)?;
+        let request = request.get_ref();
+        let arrived = request.images.iter().map(record::Arrived::from);
+        let recorded = record::images(&self.context, node, arrived, &request.untagged).await;
+        recorded
+            .map(|()| Response::new(Empty {}))
+            .map_err(|problem| from_problem(&problem))
     }
 
     async fn locate_image(&self, request: Request<LocateImageRequest>) -> Result<Response<LocateImageReply>, Status> {

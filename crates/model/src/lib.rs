@@ -6,7 +6,9 @@
 //! Deliberately not here: YAML (`manifest`), protobuf (`api`), storage (`state`).
 
 pub mod assignment;
+pub mod build;
 mod bytes64;
+pub mod container;
 pub mod explain;
 mod ids;
 mod image_ref;

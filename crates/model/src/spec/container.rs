@@ -111,6 +111,101 @@ pub struct ContainerSpec {
     /// Added to the kernel's choice of victims, −1000 to 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
+    /// NIS domain name inside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domainname: Option<String>,
+    /// Devices of the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceSpec>,
+    /// Devices by their CDI name (`vendor.com/class=name`), as `--gpus` and `devices` give them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cdi_devices: Vec<String>,
+    /// Rules on top of those of `devices`, as the kernel writes them: `c 42:* rmw`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_cgroup_rules: Vec<String>,
+    /// Which processes it sees.
+    #[serde(default, skip_serializing_if = "NamespaceMode::is_private")]
+    pub pid: NamespaceMode,
+    /// With whom it shares System V and POSIX memory.
+    #[serde(default, skip_serializing_if = "NamespaceMode::is_private")]
+    pub ipc: NamespaceMode,
+    /// Whose host name it has.
+    #[serde(default, skip_serializing_if = "NamespaceMode::is_private")]
+    pub uts: NamespaceMode,
+    /// Which control groups it sees.
+    #[serde(default, skip_serializing_if = "NamespaceMode::is_private")]
+    pub cgroup: NamespaceMode,
+    /// Whose user ids it has.
+    #[serde(default, skip_serializing_if = "UserNamespace::is_node")]
+    pub userns: UserNamespace,
+    /// A seccomp profile in Docker's JSON, instead of the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp_profile: Option<String>,
+    /// Name of an AppArmor profile of the node; `unconfined` for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apparmor_profile: Option<String>,
+    /// Nothing of `/proc` and `/sys` is masked or read-only (`security_opt: systempaths=unconfined`).
+    #[serde(default)]
+    pub system_paths_unconfined: bool,
+}
+
+/// A device of the node inside a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// Absolute path on the node; a folder stands for all devices below it.
+    pub source: String,
+    /// Absolute path inside.
+    pub target: String,
+    /// Of `r` (read), `w` (write) and `m` (make nodes); `rwm` by default.
+    pub permissions: String,
+}
+
+/// Which namespace of a kind a container lives in.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NamespaceMode {
+    /// One of its own.
+    #[default]
+    Private,
+    /// One of its own that others may join (`ipc: shareable`).
+    Shareable,
+    /// The node's.
+    Host,
+    /// That of another container of the node, by id or name.
+    Container(String),
+    /// One of its own without what it is for (`ipc: none`: no `/dev/shm`).
+    None,
+}
+
+impl NamespaceMode {
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        *self == Self::Private
+    }
+}
+
+/// Whose user ids a container has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UserNamespace {
+    /// The node's: root inside is root outside, with fewer capabilities. Docker's default.
+    #[default]
+    Node,
+    /// A range of its own, that no other container of the node has.
+    Auto {
+        /// Ids of the range; 65,536 when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<u32>,
+    },
+}
+
+impl UserNamespace {
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_node(&self) -> bool {
+        *self == Self::Node
+    }
 }
 
 impl ContainerSpec {

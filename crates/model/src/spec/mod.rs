@@ -1,6 +1,7 @@
 //! What users ask for. An [`Application`] is one Compose file, resolved: nothing in it depends on the client's machine any more.
 
 mod application;
+mod build;
 mod container;
 mod health;
 mod mount;
@@ -11,7 +12,8 @@ mod rollout;
 mod service;
 
 pub use application::{Application, DataKind, DataSpec, NetworkSpec, VolumeSpec};
-pub use container::{ContainerSpec, Ulimit, User};
+pub use build::{BuildSecret, BuildSpec};
+pub use container::{ContainerSpec, DeviceSpec, NamespaceMode, Ulimit, User, UserNamespace};
 pub use health::{HealthCheck, HealthTest};
 pub use mount::{DataMount, Mount, MountKind, Propagation};
 pub use placement::{Constraint, ConstraintKey, ConstraintOp, Placement, Preference};
@@ -19,6 +21,6 @@ pub use port::{PORT_AUTO_MAX, PORT_AUTO_MIN, PortMode, PortSpec, Protocol};
 pub use restart::{RestartCondition, RestartPolicy};
 pub use rollout::{FailureAction, UpdateConfig, UpdateOrder};
 pub use service::{
-    Dependency, DependencyCondition, EndpointMode, GenericResource, MEMORY_LIMIT_MIN, Mode, NetworkAttachment,
-    Resources, ServiceSpec,
+    BlockIo, Dependency, DependencyCondition, EndpointMode, GenericResource, MEMORY_LIMIT_MIN, Mode, NetworkAttachment,
+    Resources, ServiceSpec, SwapLimit,
 };

@@ -133,6 +133,80 @@ pub struct Resources {
     /// Things a node says it has, set aside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub generic_reservations: Vec<GenericResource>,
+    /// Weight of its processor time when processors are short; 1024 when absent, 2 to 262,144 (`docker run --cpu-shares`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u64>,
+    /// Processors it may run on, `0-3,7`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes it may use, `0,1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpuset_mems: Option<String>,
+    /// Period in microseconds over which `cpu_limit` is counted; 100,000 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_period_us: Option<u64>,
+    /// Microseconds of real-time scheduling per `cpu_rt_period_us` (cgroup v1 only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_rt_runtime_us: Option<i64>,
+    /// Period in microseconds of real-time scheduling (cgroup v1 only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_rt_period_us: Option<u64>,
+    /// Memory and swap together, as in Docker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_swap_limit: Option<SwapLimit>,
+    /// 0 to 100: how readily its memory is swapped out (cgroup v1 only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_swappiness: Option<u8>,
+    /// It waits instead of being killed when its memory is used up (cgroup v1 only).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oom_kill_disable: bool,
+    /// Disk input and output.
+    #[serde(default, skip_serializing_if = "BlockIo::is_default")]
+    pub block_io: BlockIo,
+    /// Huge pages by size, such as `2MB`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hugetlb_limits: BTreeMap<String, ByteSize>,
+}
+
+/// Most memory and swap together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SwapLimit {
+    /// So much memory and swap together, not below the memory limit.
+    Total(ByteSize),
+    /// As much swap as the node has.
+    Unlimited,
+}
+
+/// Disk input and output (Compose's `blkio_config`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockIo {
+    /// 10 to 1000: weight among all groups of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
+    /// Weight for one device, by its path on the node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub device_weight: BTreeMap<String, u16>,
+    /// Most bytes read per second, by device.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub device_read_bps: BTreeMap<String, u64>,
+    /// Most bytes written per second, by device.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub device_write_bps: BTreeMap<String, u64>,
+    /// Most reads per second, by device.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub device_read_iops: BTreeMap<String, u64>,
+    /// Most writes per second, by device.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub device_write_iops: BTreeMap<String, u64>,
+}
+
+impl BlockIo {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The smallest memory limit in bytes: 6 MiB, as Docker Engine enforces (`daemon/daemon_unix.go`, linuxMinMemory).

@@ -1,0 +1,88 @@
+//! Images that came to a node, and what they are called in the cluster from now on.
+
+use gantry_api::v1::{ImageInfo, ImportedImage};
+use gantry_model::object::{ImageRecord, TagRecord};
+use gantry_model::{ByteSize, NodeId, Problem, Timestamp};
+use gantry_state::{Key, Object, Op, Transaction};
+
+use crate::admission::Decision;
+use crate::context::Context;
+
+/// An image that a node has now.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrived {
+    record: ImageRecord,
+    references: Vec<String>,
+}
+
+impl From<&ImportedImage> for Arrived {
+    fn from(image: &ImportedImage) -> Self {
+        Self {
+            record: ImageRecord {
+                digest: image.digest.clone(),
+                config_digest: image.config_digest.clone(),
+                size: ByteSize(image.size_bytes),
+                platform: image.platform.clone(),
+                created_at: (image.created_at_ms > 0).then_some(Timestamp(image.created_at_ms)),
+                nodes: [].into(),
+            },
+            references: image.references.clone(),
+        }
+    }
+}
+
+impl From<&ImageInfo> for Arrived {
+    fn from(image: &ImageInfo) -> Self {
+        Self {
+            record: ImageRecord {
+                digest: image.digest.clone(),
+                config_digest: image.config_digest.clone(),
+                size: ByteSize(image.size_bytes),
+                platform: image.platform.clone(),
+                created_at: (image.created_at_ms > 0).then_some(Timestamp(image.created_at_ms)),
+                nodes: [].into(),
+            },
+            references: image.references.clone(),
+        }
+    }
+}
+
+/// Enters images that `node` holds, points their references at them, and forgets the references in `untagged`.
+///
+/// # Errors
+/// When the write does not get through.
+pub(crate) async fn images(
+    context: &Context,
+    node: NodeId,
+    arrived: impl Iterator<Item = Arrived>,
+    untagged: &[String],
+) -> Result<(), Problem> {
+    let now = context.env.now();
+    let mut ops: Vec<Op> = untagged
+        .iter()
+        .map(|reference| Op::Delete(Key::Tag(reference.clone())))
+        .collect();
+    for Arrived { mut record, references } in arrived {
+        record.nodes = [node].into();
+        let tags = references.into_iter().map(|reference| TagRecord {
+            reference,
+            digest: record.digest.clone(),
+            updated_at: now,
+        });
+        let tags: Vec<Op> = tags.map(|tag| Op::Put(Box::new(Object::Tag(tag)))).collect();
+        ops.push(Op::Hold {
+            image: Box::new(record),
+            node,
+        });
+        ops.extend(tags);
+    }
+    context
+        .commit(|_| {
+            Ok(Decision {
+                transaction: Transaction::new(now, ops.clone()),
+                changes: Vec::new(),
+            })
+        })
+        .await
+        .map(|_| ())
+}

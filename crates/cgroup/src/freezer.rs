@@ -1,43 +1,98 @@
-//! Stopping and killing everything in a group, also what forks meanwhile.
+//! Pausing and killing everything in a group, also what forks meanwhile.
 
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::CgroupError;
-use crate::error::{read, write};
+use crate::error::{read, read_keyed, write};
+use crate::group::At;
 
-/// `cgroup.kill` (Linux 5.14): atomic, nothing can fork away from it.
-pub(crate) fn kill_v2(group: &Path) -> Result<(), CgroupError> {
-    write(&group.join("cgroup.kill"), "1")
+/// How long processes may take to stop: one in the middle of a disk request stops when it is done.
+const FREEZE_WAIT: Duration = Duration::from_secs(10);
+/// How often is looked meanwhile.
+const FREEZE_POLL: Duration = Duration::from_millis(1);
+
+/// Stops every process of the group, or lets them go on, and waits until that is so.
+pub(crate) fn set_frozen(at: &At, frozen: bool) -> Result<(), CgroupError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        // Version 1 loses processes that fork on the way; writing again catches them.
+        ask(at, frozen)?;
+        if is_frozen(at)? == frozen {
+            return Ok(());
+        }
+        if waited >= FREEZE_WAIT {
+            let state = match at {
+                At::V2(group) => format!("frozen {}", read_keyed(&group.join("cgroup.events"), "frozen")?),
+                At::V1(group) => read(&group.join("freezer.state"))?.trim().to_string(),
+            };
+            return Err(CgroupError::NotFrozen {
+                path: at.path().to_path_buf(),
+                state,
+                seconds: FREEZE_WAIT.as_secs(),
+            });
+        }
+        std::thread::sleep(FREEZE_POLL);
+        waited += FREEZE_POLL;
+    }
 }
 
-/// Frozen processes cannot fork, so one pass finds all; they die when thawed.
-pub(crate) fn kill_v1(group: &Path) -> Result<(), CgroupError> {
-    let state = group.join("freezer.state");
-    write(&state, "FROZEN")?;
-    let outcome = kill_listed(group);
-    write(&state, "THAWED")?;
-    outcome
+fn ask(at: &At, frozen: bool) -> Result<(), CgroupError> {
+    match at {
+        At::V2(group) => write(&group.join("cgroup.freeze"), if frozen { "1" } else { "0" }),
+        At::V1(group) => write(&group.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" }),
+    }
 }
 
-/// Sends SIGKILL to every process in the group and in the groups below.
-fn kill_listed(group: &Path) -> Result<(), CgroupError> {
+/// Whether every process of the group is stopped.
+pub(crate) fn is_frozen(at: &At) -> Result<bool, CgroupError> {
+    match at {
+        At::V2(group) => Ok(read_keyed(&group.join("cgroup.events"), "frozen")? == 1),
+        At::V1(group) => Ok(read(&group.join("freezer.state"))?.trim() == "FROZEN"),
+    }
+}
+
+/// Kills everything in the group, once.
+pub(crate) fn kill_once(at: &At) -> Result<(), CgroupError> {
+    let kill_file = at.path().join("cgroup.kill");
+    match at {
+        // Linux 5.14: atomic, nothing can fork away from it, and what is frozen dies all the same.
+        At::V2(_) if kill_file.exists() => write(&kill_file, "1"),
+        At::V2(_) | At::V1(_) => {
+            ask(at, true)?;
+            let outcome = signal_listed(at.path(), Signal::SIGKILL as i32);
+            // They die when they go on.
+            ask(at, false)?;
+            outcome
+        }
+    }
+}
+
+/// Sends a signal to every process that is in the group and in the groups below.
+pub(crate) fn signal_listed(group: &Path, signal: i32) -> Result<(), CgroupError> {
     for process in processes(group)? {
-        match kill(Pid::from_raw(process), Signal::SIGKILL) {
+        match raw_kill(process, signal) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => {
-                return Err(CgroupError::Write {
+                return Err(CgroupError::Signal {
                     path: group.to_path_buf(),
-                    value: format!("SIGKILL to {process}"),
+                    process,
+                    signal,
                     source: error.into(),
                 });
             }
         }
     }
     Ok(())
+}
+
+fn raw_kill(process: i32, signal: i32) -> Result<(), Errno> {
+    let signal = Signal::try_from(signal)?;
+    kill(Pid::from_raw(process), signal)
 }
 
 /// Ids of the processes in a group and in the groups below; 0, a process outside this pid namespace, is left out.

@@ -6,51 +6,17 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gantry_model::{ByteSize, MilliCpu};
-
 use crate::error::{read, write};
-use crate::layout::Place;
-use crate::{CgroupError, Controller, DeviceRule, Layout, cpu, devices, freezer, memory, pids};
+use crate::layout::{InV2, Place};
+use crate::{
+    CgroupError, Controller, Layout, Limits, OomSource, OomWatch, Stats, cpu, cpuset, devices, freezer, hugetlb, io,
+    memory, network, pids, rdma, stats, unified,
+};
 
 /// How long killed processes may take to leave their group before that is an error. A dying process can hang on a disk.
 const EMPTY_WAIT: Duration = Duration::from_secs(10);
 /// How often is looked meanwhile.
 const EMPTY_POLL: Duration = Duration::from_micros(500);
-
-/// What a group may use; what is absent is unlimited.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Most processor time.
-    pub cpu: Option<MilliCpu>,
-    /// Most memory; swap may be as much again.
-    pub memory: Option<ByteSize>,
-    /// Memory that is taken from the group last when the machine runs short.
-    pub memory_reservation: ByteSize,
-    /// Most processes and threads.
-    pub pids: Option<u32>,
-    /// Usable devices; all when absent.
-    pub devices: Option<Vec<DeviceRule>>,
-}
-
-/// What a group uses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Processor time used since it was made, in microseconds.
-    pub cpu_us: u64,
-    /// Memory in use without idle file cache.
-    pub memory: ByteSize,
-    /// Processes and threads.
-    pub pids: u64,
-}
-
-/// Where kills for lack of memory are counted: a file of lines `key number`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OomSource {
-    /// The file.
-    pub file: PathBuf,
-    /// The key of the line.
-    pub key: &'static str,
-}
 
 /// A control group of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,69 +43,137 @@ impl Group {
     pub fn create(layout: &Layout, parent: &str, name: &str, limits: &Limits) -> Result<Self, CgroupError> {
         let group = Self::at(layout, parent, name);
         if let Some(mount) = layout.unified() {
-            group.enable_controllers(mount)?;
+            group.enable_in_unified(mount, &group.controllers_in_unified())?;
         }
         for folder in group.folders() {
             make(&folder)?;
         }
-        group.limit(limits)?;
+        if let Ok(Place::V1(mount)) = layout.place(Controller::Cpuset) {
+            cpuset::inherit_v1(mount, &mount.join(&group.path))?;
+        }
+        group.update(limits)?;
         Ok(group)
     }
 
-    /// In version 2 a controller works in a group only when every group above passes it on.
-    fn enable_controllers(&self, mount: &Path) -> Result<(), CgroupError> {
-        let wanted: String = [Controller::Cpu, Controller::Memory, Controller::Pids]
-            .into_iter()
-            .filter(|controller| matches!(self.layout.place(*controller), Ok(Place::V2(_))))
-            .map(|controller| format!("+{} ", controller.name()))
-            .collect();
+    /// The path below the mount of each hierarchy.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it exists in any hierarchy.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.folders().iter().any(|folder| folder.exists())
+    }
+
+    /// What is passed on in version 2, as far as it lives there.
+    fn controllers_in_unified(&self) -> BTreeSet<&'static str> {
+        let listed = Controller::ALL.into_iter().filter_map(|controller| {
+            let is_there = matches!(self.layout.place(controller), Ok(Place::V2(_)));
+            match controller.in_v2() {
+                InV2::Listed(name) if is_there => Some(name),
+                InV2::Listed(_) | InV2::Core | InV2::Absent => None,
+            }
+        });
+        listed.collect()
+    }
+
+    /// In version 2 a controller works in a group only when every group above passes it on. One by one: that one is refused
+    /// must not keep the others out, and who needs it is told by the write to its file.
+    fn enable_in_unified(&self, mount: &Path, wanted: &BTreeSet<&str>) -> Result<(), CgroupError> {
         let mut folder = mount.to_path_buf();
         for part in &self.path {
             make(&folder)?;
             let control = folder.join("cgroup.subtree_control");
             let enabled = read(&control)?;
-            let missing = |name: &str| {
-                !enabled
-                    .split_whitespace()
-                    .any(|have| have == name.trim_start_matches('+'))
-            };
-            if wanted.split_whitespace().any(missing) {
-                write(&control, wanted.trim())?;
+            let is_missing = |name: &&&str| !enabled.split_whitespace().any(|have| have == **name);
+            for controller in wanted.iter().filter(is_missing) {
+                let outcome = write(&control, &format!("+{controller}"));
+                if matches!(*controller, "cpu" | "memory" | "pids") {
+                    outcome?;
+                }
             }
             folder.push(part);
         }
         Ok(())
     }
 
-    fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
-        if let Some(limit) = limits.cpu {
-            match self.folder(Controller::Cpu)? {
-                At::V2(folder) => cpu::limit_v2(&folder, limit)?,
-                At::V1(folder) => cpu::limit_v1(&folder, limit)?,
-            }
+    /// A hybrid's unified hierarchy holds little that anybody limits, and joining it takes longer than joining all others, so
+    /// a group gets its folder there when a limit needs it. Processes that run already are moved there.
+    fn extend_to_unified(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let in_v2 = |controller| matches!(self.layout.place(controller), Ok(Place::V2(_)));
+        let mut wanted: BTreeSet<&str> = unified::controllers(&limits.unified).collect();
+        if !limits.hugetlb.is_empty() && in_v2(Controller::HugeTlb) {
+            wanted.insert("hugetlb");
         }
-        if let Some(limit) = limits.memory {
-            match self.folder(Controller::Memory)? {
-                At::V2(folder) => memory::limit_v2(&folder, limit)?,
-                At::V1(folder) => memory::limit_v1(&folder, limit)?,
-            }
+        if !limits.rdma.is_empty() && in_v2(Controller::Rdma) {
+            wanted.insert("rdma");
         }
-        if limits.memory_reservation != ByteSize::ZERO {
-            match self.folder(Controller::Memory)? {
-                At::V2(folder) => memory::reserve_v2(&folder, limits.memory_reservation)?,
-                At::V1(folder) => memory::reserve_v1(&folder, limits.memory_reservation)?,
-            }
+        if wanted.is_empty() && limits.unified.is_empty() {
+            return Ok(());
         }
-        if let Some(limit) = limits.pids {
-            pids::limit(self.folder(Controller::Pids)?.path(), limit)?;
-        }
-        if let Some(rules) = &limits.devices {
-            match self.folder(Controller::Devices)? {
-                At::V2(folder) => devices::allow_v2(&folder, rules)?,
-                At::V1(folder) => devices::allow_v1(&folder, rules)?,
+        let Some(mount) = self.layout.unified_mount() else {
+            return Ok(());
+        };
+        let folder = mount.join(&self.path);
+        let is_new = !folder.exists();
+        self.enable_in_unified(mount, &wanted)?;
+        make(&folder)?;
+        if is_new {
+            for process in self.processes()? {
+                write(&folder.join("cgroup.procs"), &process.to_string())?;
             }
         }
         Ok(())
+    }
+
+    /// Sets the limits that are given, also while processes run in the group; the others stay as they are.
+    ///
+    /// # Errors
+    /// When one is refused; those of the controllers before it (in the order of [`Limits`]) are set then.
+    pub fn update(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.extend_to_unified(limits)?;
+        if limits.cpu != Default::default() {
+            cpu::apply(&self.folder(Controller::Cpu)?, &limits.cpu)?;
+        }
+        if limits.cpuset != Default::default() {
+            cpuset::apply(&self.folder(Controller::Cpuset)?, &limits.cpuset)?;
+        }
+        if limits.memory != Default::default() {
+            memory::apply(&self.folder(Controller::Memory)?, &limits.memory)?;
+        }
+        if let Some(limit) = limits.pids {
+            pids::apply(self.folder(Controller::Pids)?.path(), limit)?;
+        }
+        if limits.io != Default::default() {
+            io::apply(&self.folder(Controller::Io)?, &limits.io)?;
+        }
+        if !limits.hugetlb.is_empty() {
+            hugetlb::apply(&self.folder(Controller::HugeTlb)?, &limits.hugetlb)?;
+        }
+        if !limits.rdma.is_empty() {
+            rdma::apply(self.folder(Controller::Rdma)?.path(), &limits.rdma)?;
+        }
+        network::apply(&self.layout, self, &limits.network)?;
+        if let Some(policy) = &limits.devices {
+            devices::apply(&self.folder(Controller::Devices)?, policy)?;
+        }
+        self.apply_unified(limits)
+    }
+
+    fn apply_unified(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let Some((name, value)) = limits.unified.first_key_value() else {
+            return Ok(());
+        };
+        let mount = self.layout.unified_mount().ok_or_else(|| CgroupError::Unsupported {
+            controller: "unified",
+            setting: name.clone(),
+            value: value.clone(),
+            reason: "cgroup version 2 is not mounted here",
+            remedy: "use the limits that version 1 has a word for",
+        })?;
+        unified::apply(&mount.join(&self.path), &limits.unified)
     }
 
     /// The files that a process writes `0` to in order to join, one per hierarchy.
@@ -175,14 +209,7 @@ impl Group {
     /// # Errors
     /// When there is no memory controller.
     pub fn oom_source(&self) -> Result<OomSource, CgroupError> {
-        let (folder, (file, key)) = match self.folder(Controller::Memory)? {
-            At::V2(folder) => (folder, memory::OOM_V2),
-            At::V1(folder) => (folder, memory::OOM_V1),
-        };
-        Ok(OomSource {
-            file: folder.join(file),
-            key,
-        })
+        Ok(OomSource::of(&self.folder(Controller::Memory)?))
     }
 
     /// How many processes the kernel has killed for lack of memory.
@@ -190,8 +217,15 @@ impl Group {
     /// # Errors
     /// When the group does not exist.
     pub fn oom_kills(&self) -> Result<u64, CgroupError> {
-        let source = self.oom_source()?;
-        crate::error::read_keyed(&source.file, source.key)
+        self.oom_source()?.count()
+    }
+
+    /// Tells of the next process killed for lack of memory.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub fn watch_oom(&self) -> Result<OomWatch, CgroupError> {
+        OomWatch::open(&self.folder(Controller::Memory)?)
     }
 
     /// What the group uses now.
@@ -199,48 +233,71 @@ impl Group {
     /// # Errors
     /// When the group does not exist.
     pub fn stats(&self) -> Result<Stats, CgroupError> {
-        Ok(Stats {
-            cpu_us: match self.folder(Controller::CpuAccount)? {
-                At::V2(folder) => cpu::used_v2(&folder)?,
-                At::V1(folder) => cpu::used_v1(&folder)?,
-            },
-            memory: ByteSize(match self.folder(Controller::Memory)? {
-                At::V2(folder) => memory::used_v2(&folder)?,
-                At::V1(folder) => memory::used_v1(&folder)?,
-            }),
-            pids: pids::used(self.folder(Controller::Pids)?.path())?,
-        })
+        stats::of(self)
     }
 
-    /// Kills every process of the group and waits until it is empty.
+    /// Ids of its processes and of those in groups below it, as this process sees them.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
+        freezer::processes(self.folder(Controller::Freezer)?.path())
+    }
+
+    /// Stops every process of the group, and waits until all stand still.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotFrozen`] when one does not within 10 s.
+    pub fn freeze(&self) -> Result<(), CgroupError> {
+        freezer::set_frozen(&self.folder(Controller::Freezer)?, true)
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub fn thaw(&self) -> Result<(), CgroupError> {
+        freezer::set_frozen(&self.folder(Controller::Freezer)?, false)
+    }
+
+    /// Whether they stand still.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        freezer::is_frozen(&self.folder(Controller::Freezer)?)
+    }
+
+    /// Sends a signal to every process of the group and of the groups below it.
+    ///
+    /// # Errors
+    /// When the signal does not exist.
+    pub fn signal_all(&self, signal: i32) -> Result<(), CgroupError> {
+        freezer::signal_listed(self.folder(Controller::Freezer)?.path(), signal)
+    }
+
+    /// Kills every process of the group, paused ones too, and waits until it is empty.
     ///
     /// # Errors
     /// [`CgroupError::Busy`] when a process does not die within 10 s.
     pub fn kill_all(&self) -> Result<(), CgroupError> {
-        let (folder, is_v2) = match self.folder(Controller::Freezer)? {
-            At::V2(folder) => (folder, true),
-            At::V1(folder) => (folder, false),
-        };
-        if !folder.exists() {
+        let at = self.folder(Controller::Freezer)?;
+        if !at.path().exists() {
             return Ok(());
         }
         let mut waited = Duration::ZERO;
         loop {
-            let processes = freezer::processes(&folder)?;
+            let processes = freezer::processes(at.path())?;
             if processes.is_empty() {
                 return Ok(());
             }
             if waited >= EMPTY_WAIT {
                 return Err(CgroupError::Busy {
-                    path: folder,
+                    path: at.path().to_path_buf(),
                     processes,
                 });
             }
-            if is_v2 {
-                freezer::kill_v2(&folder)?;
-            } else {
-                freezer::kill_v1(&folder)?;
-            }
+            freezer::kill_once(&at)?;
             std::thread::sleep(EMPTY_POLL);
             waited += EMPTY_POLL;
         }
@@ -254,31 +311,40 @@ impl Group {
         self.folders().iter().try_for_each(|folder| remove(folder))
     }
 
-    fn folder(&self, controller: Controller) -> Result<At, CgroupError> {
+    pub(crate) fn folder(&self, controller: Controller) -> Result<At, CgroupError> {
         Ok(match self.layout.place(controller)? {
             Place::V2(mount) => At::V2(mount.join(&self.path)),
             Place::V1(mount) => At::V1(mount.join(&self.path)),
         })
     }
 
+    /// Its folder in the unified hierarchy, if it has one.
+    pub(crate) fn unified_folder(&self) -> Option<PathBuf> {
+        let folder = self.layout.unified_mount()?.join(&self.path);
+        (self.layout.unified().is_some() || folder.exists()).then_some(folder)
+    }
+
     /// The group's folder in each hierarchy, each once.
     fn folders(&self) -> BTreeSet<PathBuf> {
-        Controller::ALL
+        let in_v1 = Controller::ALL
             .into_iter()
-            .filter_map(|controller| self.folder(controller).ok())
-            .map(|at| at.path().to_path_buf())
-            .collect()
+            .filter_map(|controller| match self.folder(controller) {
+                Ok(At::V1(path)) => Some(path),
+                Ok(At::V2(_)) | Err(_) => None,
+            });
+        in_v1.chain(self.unified_folder()).collect()
     }
 }
 
 /// A folder of a hierarchy of either version.
-enum At {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum At {
     V2(PathBuf),
     V1(PathBuf),
 }
 
 impl At {
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         match self {
             Self::V2(path) | Self::V1(path) => path,
         }

@@ -13,25 +13,43 @@ pub enum Controller {
     Cpu,
     /// Processor time used (version 1 only; part of `cpu` in version 2).
     CpuAccount,
+    /// Which processors and memory nodes.
+    Cpuset,
     /// Memory.
     Memory,
     /// Number of processes.
     Pids,
+    /// Disk input and output.
+    Io,
+    /// Huge pages.
+    HugeTlb,
+    /// RDMA resources.
+    Rdma,
     /// Access to devices (a BPF program in version 2).
     Devices,
     /// Stopping all processes (part of the core in version 2).
     Freezer,
+    /// Class of traffic control (version 1 only).
+    NetClass,
+    /// Priority per interface (version 1 only).
+    NetPriority,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 12] = [
         Self::Cpu,
         Self::CpuAccount,
+        Self::Cpuset,
         Self::Memory,
         Self::Pids,
+        Self::Io,
+        Self::HugeTlb,
+        Self::Rdma,
         Self::Devices,
         Self::Freezer,
+        Self::NetClass,
+        Self::NetPriority,
     ];
 
     /// The kernel's name in version 1.
@@ -40,17 +58,48 @@ impl Controller {
         match self {
             Self::Cpu => "cpu",
             Self::CpuAccount => "cpuacct",
+            Self::Cpuset => "cpuset",
             Self::Memory => "memory",
             Self::Pids => "pids",
+            Self::Io => "blkio",
+            Self::HugeTlb => "hugetlb",
+            Self::Rdma => "rdma",
             Self::Devices => "devices",
             Self::Freezer => "freezer",
+            Self::NetClass => "net_cls",
+            Self::NetPriority => "net_prio",
         }
     }
 
-    /// Whether version 2 lists it in `cgroup.controllers`; the others are part of its core.
-    const fn is_listed_in_v2(self) -> bool {
-        matches!(self, Self::Cpu | Self::Memory | Self::Pids)
+    pub(crate) const fn in_v2(self) -> InV2 {
+        match self {
+            Self::Cpu => InV2::Listed("cpu"),
+            Self::Cpuset => InV2::Listed("cpuset"),
+            Self::Memory => InV2::Listed("memory"),
+            Self::Pids => InV2::Listed("pids"),
+            Self::Io => InV2::Listed("io"),
+            Self::HugeTlb => InV2::Listed("hugetlb"),
+            Self::Rdma => InV2::Listed("rdma"),
+            Self::CpuAccount | Self::Devices | Self::Freezer => InV2::Core,
+            Self::NetClass | Self::NetPriority => InV2::Absent,
+        }
     }
+
+    /// Whether every group needs it, not only one with a limit for it.
+    const fn is_always_used(self) -> bool {
+        !matches!(self, Self::HugeTlb | Self::Rdma | Self::NetClass | Self::NetPriority)
+    }
+}
+
+/// What version 2 makes of a controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InV2 {
+    /// Listed under this name where it is available.
+    Listed(&'static str),
+    /// Part of every group.
+    Core,
+    /// Gone.
+    Absent,
 }
 
 /// The place of a controller.
@@ -114,8 +163,10 @@ impl Layout {
         let listed = layout.v2.as_deref().map(listed).unwrap_or_default();
         layout.in_v2 = Controller::ALL
             .into_iter()
-            .filter(|controller| {
-                !controller.is_listed_in_v2() || listed.split_whitespace().any(|name| name == controller.name())
+            .filter(|controller| match controller.in_v2() {
+                InV2::Listed(name) => listed.split_whitespace().any(|listed| listed == name),
+                InV2::Core => true,
+                InV2::Absent => false,
             })
             .collect();
         layout
@@ -142,12 +193,18 @@ impl Layout {
         }
     }
 
-    /// The unified hierarchy, when a controller of ours lives there.
+    /// The unified hierarchy, when a controller that every group needs lives there.
     pub(crate) fn unified(&self) -> Option<&Path> {
         let is_used = Controller::ALL
             .into_iter()
+            .filter(|controller| controller.is_always_used())
             .any(|controller| matches!(self.place(controller), Ok(Place::V2(_))));
         self.v2.as_deref().filter(|_| is_used)
+    }
+
+    /// The unified hierarchy, whatever lives there.
+    pub(crate) fn unified_mount(&self) -> Option<&Path> {
+        self.v2.as_deref()
     }
 
     /// The mounts of version 1 that are used, each once, with their controllers.
@@ -172,7 +229,7 @@ mod tests {
     use super::*;
 
     const HYBRID: &str = "\
-30 27 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+30 27 0:26 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct,cpuset
 31 27 0:27 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
 32 27 0:28 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 33 27 0:29 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
@@ -199,6 +256,15 @@ mod tests {
     }
 
     #[test]
+    fn a_unified_hierarchy_with_only_huge_pages_is_not_where_groups_are() {
+        let table = HYBRID.replace("rw,memory", "rw,memory,pids,devices,freezer,blkio");
+        let layout = Layout::from_table(&table, |_| "hugetlb\n".to_string());
+        assert_eq!(layout.unified(), None);
+        let unified = Path::new("/sys/fs/cgroup/unified");
+        assert_eq!(layout.place(Controller::HugeTlb).ok(), Some(Place::V2(unified)));
+    }
+
+    #[test]
     fn a_controller_that_is_nowhere_is_named() {
         let layout = Layout::from_table(HYBRID, |_| String::new());
         let error = layout.place(Controller::Pids).err().map(|error| error.to_string());
@@ -210,9 +276,11 @@ mod tests {
         let table = "25 22 0:22 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
         let layout = Layout::from_table(table, |_| "cpuset cpu io memory pids\n".to_string());
         for controller in Controller::ALL {
+            let is_there = controller.is_always_used();
             assert_eq!(
                 layout.place(controller).ok(),
-                Some(Place::V2(Path::new("/sys/fs/cgroup")))
+                is_there.then_some(Place::V2(Path::new("/sys/fs/cgroup"))),
+                "{controller:?}"
             );
         }
         assert!(layout.is_v2() && layout.v1_mounts().is_empty());

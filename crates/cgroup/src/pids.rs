@@ -2,13 +2,26 @@
 
 use std::path::Path;
 
-use crate::CgroupError;
-use crate::error::{read_number, write};
+use crate::error::{read_number, read_number_if_there, write};
+use crate::{Ceiling, CgroupError};
 
-pub(crate) fn limit(group: &Path, limit: u32) -> Result<(), CgroupError> {
-    write(&group.join("pids.max"), &limit.to_string())
+/// Processes and threads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PidsStats {
+    /// How many there are.
+    pub current: u64,
+    /// How many there may be; none without a limit.
+    pub limit: Option<u64>,
 }
 
-pub(crate) fn used(group: &Path) -> Result<u64, CgroupError> {
-    read_number(&group.join("pids.current"))
+pub(crate) fn apply(group: &Path, limit: Ceiling) -> Result<(), CgroupError> {
+    write(&group.join("pids.max"), &limit.v2())
+}
+
+pub(crate) fn stats(group: &Path) -> Result<PidsStats, CgroupError> {
+    let limit = read_number_if_there(&group.join("pids.max"))?;
+    Ok(PidsStats {
+        current: read_number(&group.join("pids.current"))?,
+        limit: limit.filter(|limit| *limit != u64::MAX),
+    })
 }

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use gantry_cgroup::{DeviceRule, Group, Layout, Limits};
+use gantry_cgroup::{DevicePolicy, Group, Layout, Limits};
 use gantry_model::{Class, Problem};
 use gantry_shim::plan::{CgroupPlan, LaunchPlan, LogPlan, MountPlan, NetworkPlan, RootPlan};
 use gantry_shim::{EXIT_FILE, STATE_FILE};
@@ -184,15 +184,12 @@ fn write_record(bundle: &Path, name: &str, record: &impl Serialize) -> Result<()
 fn make_cgroup(input: &LaunchInput<'_>, layout: &Layout) -> Result<CgroupPlan, LaunchError> {
     let resources = input.resources;
     let limits = Limits {
-        cpu: resources.cpu_limit,
-        memory: resources.memory_limit,
-        memory_reservation: resources.memory_reservation,
-        pids: resources.pids_limit,
         devices: Some(if input.container.privileged {
-            vec![DeviceRule::EVERYTHING]
+            DevicePolicy::everything()
         } else {
-            paths::device_rules()
+            DevicePolicy::only(&paths::device_rules())
         }),
+        ..Limits::of(resources)?
     };
     let shims = Group::create(layout, &input.cgroup_parent, SHIMS, &Limits::default())?;
     let group = Group::create(layout, &input.cgroup_parent, &input.id, &limits)?;

@@ -1,0 +1,5 @@
+//! Real groups, made as root below parents of the tests' own.
+
+mod group;
+mod limits;
+mod support;

@@ -8,7 +8,7 @@ use gantry_env::Env;
 use gantry_model::object::Role;
 use gantry_model::{Class, NodeId, Problem};
 use gantry_pki::Identity;
-use gantry_rpc::{Credentials, Repeat, ServerPool, WithLimits, enroll, renewal};
+use gantry_rpc::{Credentials, Patience, Repeat, ServerPool, WithLimits, enroll, renewal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AgentConfig;
@@ -48,7 +48,7 @@ async fn join(config: &AgentConfig, disk: &Disk, name: &str) -> Result<Member, P
                 .remedy("start it with --join HOST:PORT --token TOKEN; `gantry cluster token create agent` makes one"),
         );
     };
-    let enrolled = enroll(&join.servers, &join.token, name).await?;
+    let enrolled = enroll(&join.servers, &join.token, name, Patience::DAEMON).await?;
     let (identity, folder) = (enrolled.identity.clone(), disk.identity());
     let mut servers = enrolled.servers;
     if servers.is_empty() {

@@ -103,6 +103,19 @@ impl ConnectFailure {
                 ),
         }
     }
+
+    /// Whether the other end showed a certificate of another authority than the expected one.
+    pub(crate) fn is_of_another_cluster(&self) -> bool {
+        match self {
+            Self::Tls { source, .. } => matches!(
+                tls_error(source),
+                Some(rustls::Error::InvalidCertificate(
+                    CertificateError::UnknownIssuer | CertificateError::BadSignature
+                ))
+            ),
+            Self::Network { .. } | Self::Timeout { .. } => false,
+        }
+    }
 }
 
 fn words(error: &io::Error) -> String {
@@ -119,9 +132,12 @@ fn words(error: &io::Error) -> String {
     }
 }
 
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
 fn tls_words(error: &io::Error, expected: &str) -> String {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
+    match tls_error(error) {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
             "its certificate is not of the expected cluster".to_string()
         }

@@ -9,6 +9,7 @@ mod connect;
 mod credentials;
 mod enroll;
 mod limits;
+mod patience;
 mod pool;
 pub mod renewal;
 mod server;
@@ -23,5 +24,6 @@ pub use limits::{
     CALL_TIMEOUT, CONNECT_TIMEOUT, CONNECTION_AGE_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, REPLY_BYTES_MAX,
     REQUEST_BYTES_MAX, WithLimits,
 };
+pub use patience::Patience;
 pub use pool::{Repeat, ServerPool};
 pub use server::serve;

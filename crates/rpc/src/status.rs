@@ -180,6 +180,11 @@ pub fn surely_not_sent(status: &Status) -> bool {
     connect_failure(status).is_some()
 }
 
+/// Whether the other end showed a certificate of another authority than the expected one.
+pub(crate) fn is_of_another_cluster(status: &Status) -> bool {
+    connect_failure(status).is_some_and(ConnectFailure::is_of_another_cluster)
+}
+
 fn connect_failure(status: &Status) -> Option<&ConnectFailure> {
     sources(status).find_map(|error| error.downcast_ref::<ConnectFailure>())
 }

@@ -11,7 +11,7 @@ use gantry_model::net::Ipv4Net;
 use gantry_model::object::{ClusterConfig, Role};
 use gantry_model::{Class, DurationMs, Problem};
 use gantry_pki::Token;
-use gantry_rpc::{Repeat, enroll};
+use gantry_rpc::{Patience, Repeat, enroll};
 use serde_json::json;
 
 use super::{daemon, token};
@@ -214,7 +214,8 @@ async fn join(global: &Global, args: &JoinArgs) -> Outcome {
         .iter()
         .map(|server| daemon::with_port(server, SERVER_PORT))
         .collect();
-    let enrolled = enroll(&servers, &args.token, &daemon::host_name()).await?;
+    let patience = Patience::person(|problem| output::note(&format!("{problem}; trying again for a while")));
+    let enrolled = enroll(&servers, &args.token, &daemon::host_name(), patience).await?;
     let context = Context {
         cluster: enrolled.cluster_name,
         servers: if enrolled.servers.is_empty() {

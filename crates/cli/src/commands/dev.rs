@@ -166,7 +166,8 @@ async fn led(client: &Client) {
                 cluster.cluster_status(Empty {}).await
             })
             .await;
-        if status.is_ok_and(|status| !status.leader.is_empty()) {
+        // A leader has no name for its cluster until it has stored it, and makes no tokens before that.
+        if status.is_ok_and(|status| !status.leader.is_empty() && !status.name.is_empty()) {
             return;
         }
         tokio::time::sleep(START_PAUSE).await;

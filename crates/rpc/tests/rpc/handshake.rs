@@ -120,7 +120,7 @@ async fn a_newcomer_joins_with_a_token_and_refuses_another_authority() {
     let authority = authority();
     let running = server(&authority).await;
     let servers = ["127.0.0.1:1".to_string(), running.address.clone()];
-    let enrolled = enroll(&servers, &token(&authority, Role::Agent), "alpha")
+    let enrolled = enroll(&servers, &token(&authority, Role::Agent), "alpha", PATIENCE)
         .await
         .expect("joined");
     assert_eq!(
@@ -132,11 +132,13 @@ async fn a_newcomer_joins_with_a_token_and_refuses_another_authority() {
     assert_eq!(whoami(&mut client(&running.address, &joined)).await.as_deref(), Ok(ID));
 
     let other = crate::support::authority();
-    let problem = enroll(&servers[1..], &token(&other, Role::Agent), "alpha")
+    let problem = enroll(&servers[1..], &token(&other, Role::Agent), "alpha", PATIENCE)
         .await
         .expect_err("another authority");
     assert!(problem.reason.contains("not of the expected cluster"), "{problem}");
-    let problem = enroll(&servers, "GNTRY-1-agent-x", "alpha").await.expect_err("a typo");
+    let problem = enroll(&servers, "GNTRY-1-agent-x", "alpha", PATIENCE)
+        .await
+        .expect_err("a typo");
     assert!(problem.reason.contains("not copied whole"), "{problem}");
 }
 
@@ -151,6 +153,7 @@ async fn showing_the_pinned_authority_is_not_enough() {
         std::slice::from_ref(&running.address),
         &token(&ours, Role::Agent),
         "alpha",
+        PATIENCE,
     )
     .await;
     assert!(

@@ -1,15 +1,16 @@
 //! A small cluster's worth of certificates, and a server that answers with who its caller is.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use gantry_api::v1::enrollment_client::EnrollmentClient;
 use gantry_api::v1::enrollment_server::{Enrollment, EnrollmentServer};
 use gantry_api::v1::{EnrollReply, EnrollRequest, RenewRequest};
 use gantry_env::{Env, System};
 use gantry_model::object::Role;
-use gantry_model::{DurationMs, Problem, Timestamp};
+use gantry_model::{Class, DurationMs, Problem, Timestamp};
 use gantry_pki::{Authority, Identity, Subject, Token, Validity};
-use gantry_rpc::{Channels, Credentials, Remote, WithLimits, require, serve, status};
+use gantry_rpc::{Channels, Credentials, Patience, Remote, WithLimits, require, serve, status};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
@@ -48,14 +49,28 @@ pub fn credentials(authority: &Authority, role: Role) -> Credentials {
     Credentials::new(identity(authority, role)).expect("usable credentials")
 }
 
-/// `Enroll` lets everybody in and signs; `Renew` is for agents alone and answers with the caller's id.
+/// Longer than anything here may take.
+pub const PATIENCE: Patience = Patience {
+    limit: DurationMs::secs(30),
+    tell: |_| (),
+};
+
+/// `Enroll` lets everybody in and signs, after having been asked too early for a while; `Renew` is for agents alone and answers with the caller's id.
 pub struct Gate {
     pub authority: Authority,
+    pub too_early: AtomicU32,
 }
 
 #[tonic::async_trait]
 impl Enrollment for Gate {
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollReply>, Status> {
+        let asked = self
+            .too_early
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if asked.is_ok() {
+            let problem = Problem::new(Class::Unavailable, "cluster", "is being initialised");
+            return Err(status::from_problem(&problem));
+        }
         let request = request.into_inner();
         let token: Token = request
             .token
@@ -98,10 +113,16 @@ pub async fn server(authority: &Authority) -> Running {
 
 pub async fn server_with(authority: &Authority, identity: Identity) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    server_on(listener, authority, identity, 0)
+}
+
+/// Serves on `listener`; the first `too_early` newcomers are told to come again.
+pub fn server_on(listener: TcpListener, authority: &Authority, identity: Identity, too_early: u32) -> Running {
     let address = listener.local_addr().expect("bound").to_string();
     let credentials = Credentials::new(identity).expect("usable credentials");
     let gate = Gate {
         authority: Authority::load(&authority.to_root()).expect("the same authority"),
+        too_early: AtomicU32::new(too_early),
     };
     let routes = Routes::new(EnrollmentServer::new(gate).with_limits());
     let stop = CancellationToken::new();

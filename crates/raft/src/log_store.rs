@@ -19,6 +19,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::TypeConfigExt as _;
 use rocksdb::{ColumnFamily, DB, DBRecoveryMode, DEFAULT_COLUMN_FAMILY_NAME, IteratorMode, WriteBatch};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use crate::OpenError;
 use crate::codec::{seal, unseal};
@@ -68,7 +69,7 @@ impl Counters {
     }
 }
 
-/// The database; whoever waits for `closed` learns when its lock is released.
+/// The database; whoever waits for its [`Closing`] learns when its lock is released.
 pub struct Database {
     db: DB,
     path: PathBuf,
@@ -140,8 +141,41 @@ pub struct LogStore {
 pub struct OpenedLog {
     pub store: LogStore,
     pub counters: Arc<Counters>,
-    /// Ends when the database is closed.
-    pub closed: oneshot::Receiver<()>,
+    pub closing: Closing,
+}
+
+/// The end of an opened log. A process that exits before it is aborted by RocksDB: its threads then work on what the exit
+/// handlers of C++ have destroyed.
+pub struct Closing {
+    /// Ends, with an error, when the database is closed: nothing is ever sent.
+    closed: oneshot::Receiver<()>,
+    flusher: Option<thread::JoinHandle<()>>,
+}
+
+impl Closing {
+    /// Waits until the last user of the log let go of it, the database is closed and its flusher is gone. May be cancelled and
+    /// called again.
+    pub async fn wait(&mut self) {
+        if !self.closed.is_terminated() {
+            (&mut self.closed).await.unwrap_or_default();
+        }
+        if let Some(flusher) = self.flusher.take() {
+            spawn_blocking(|| join(flusher)).await.unwrap_or_default();
+        }
+    }
+
+    /// As [`Closing::wait`], for a thread that may block.
+    pub fn wait_blocking(self) {
+        self.closed.blocking_recv().unwrap_or_default();
+        self.flusher.into_iter().for_each(join);
+    }
+}
+
+/// The thread let go of the database before that was closed, so this is a matter of microseconds.
+fn join(flusher: thread::JoinHandle<()>) {
+    if flusher.join().is_err() {
+        tracing::error!("the thread that flushes the log panicked");
+    }
 }
 
 impl LogStore {
@@ -160,19 +194,24 @@ impl LogStore {
         claim(&database, server)?;
         verify(&database).map_err(|error| OpenError::damaged(path, error.to_string()))?;
         let counters = Arc::new(Counters::default());
-        let flusher = start_flusher(database.clone(), counters.clone()).map_err(|source| OpenError::Folder {
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let (requests, flusher) =
+            start_flusher(database.clone(), counters.clone()).map_err(|source| OpenError::Folder {
+                path: path.to_path_buf(),
+                source,
+            })?;
         let store = Self {
             database,
-            flusher,
+            flusher: requests,
             counters: counters.clone(),
+        };
+        let closing = Closing {
+            closed,
+            flusher: Some(flusher),
         };
         Ok(OpenedLog {
             store,
             counters,
-            closed,
+            closing,
         })
     }
 
@@ -346,15 +385,14 @@ fn verify(database: &Database) -> io::Result<()> {
     Ok(())
 }
 
-fn start_flusher(
-    database: Arc<Database>,
-    counters: Arc<Counters>,
-) -> io::Result<mpsc::SyncSender<IOFlushed<TypeConfig>>> {
+type Flusher = (mpsc::SyncSender<IOFlushed<TypeConfig>>, thread::JoinHandle<()>);
+
+fn start_flusher(database: Arc<Database>, counters: Arc<Counters>) -> io::Result<Flusher> {
     let (sender, receiver) = mpsc::sync_channel(FLUSH_QUEUE_MAX);
-    thread::Builder::new()
+    let flusher = thread::Builder::new()
         .name("raft-flusher".to_string())
         .spawn(move || flush_until_closed(&database, &counters, &receiver))?;
-    Ok(sender)
+    Ok((sender, flusher))
 }
 
 fn flush_until_closed(database: &Database, counters: &Counters, waiting: &mpsc::Receiver<IOFlushed<TypeConfig>>) {

@@ -1,20 +1,20 @@
 //! The handle of one server: starting, reading locally, following, stopping.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_state::State;
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{InitializeError, RaftError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 
 use crate::dir::Dir;
 use crate::feed::{ChangeFeed, Feed};
 use crate::leadership::{Leadership, follow};
-use crate::log_store::{Counters, DiskStats, LogStore, OpenedLog};
+use crate::log_store::{Closing, Counters, DiskStats, LogStore, OpenedLog};
 use crate::machine::Machine;
 use crate::members::Members;
 use crate::network::Network;
@@ -27,7 +27,7 @@ use crate::{ChangeError, OpenError};
 /// Time to hand over leadership when stopping; without a successor by then the others elect one.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for the last reader of the log to let go of it when stopping.
+/// Time for the last reader of the log to let go of it when stopping, and for the database to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One server's part in the cluster; clones share it.
@@ -44,7 +44,7 @@ pub struct Inner {
     feed: Arc<Feed>,
     counters: Arc<Counters>,
     leadership: watch::Receiver<Leadership>,
-    closed: Mutex<Option<oneshot::Receiver<()>>>,
+    closing: Mutex<Closing>,
 }
 
 struct Stores {
@@ -73,12 +73,12 @@ impl Replicated {
         let OpenedLog {
             store,
             counters,
-            closed,
+            mut closing,
         } = stores.log;
         let raft = match Raft::new(options.id.0, Arc::new(config), network, store, machine).await {
             Ok(raft) => raft,
             Err(error) => {
-                closed.await.unwrap_or_default();
+                closing.wait().await;
                 return Err(OpenError::Raft(error.to_string()));
             }
         };
@@ -92,7 +92,7 @@ impl Replicated {
             feed,
             counters,
             leadership,
-            closed: Mutex::new(Some(closed)),
+            closing: Mutex::new(closing),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -179,7 +179,8 @@ impl Replicated {
         }
     }
 
-    /// Hands over leadership if it leads and another can, stops, and releases the folder.
+    /// Hands over leadership if it leads and another can, stops, and releases the folder: the database is closed when this
+    /// returns, whoever called it first.
     pub async fn shutdown(self) {
         let leads = self.inner.leadership.borrow().is_leader;
         if leads && self.members().voters().count() > 1 {
@@ -192,10 +193,8 @@ impl Replicated {
             tracing::error!(%error, "stopping Raft");
         }
         self.inner.feed.close();
-        let closed = self.inner.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(closed) = closed
-            && tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err()
-        {
+        let closed = async { self.inner.closing.lock().await.wait().await };
+        if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
             tracing::warn!("the log is still in use after stopping");
         }
     }
@@ -232,10 +231,9 @@ async fn open_stores(options: Options) -> Result<Stores, OpenError> {
         match Snapshots::open(&dir.snapshots) {
             Ok((snapshots, loaded)) => Ok(Stores { log, snapshots, loaded }),
             Err(error) => {
-                let OpenedLog { store, closed, .. } = log;
+                let OpenedLog { store, closing, .. } = log;
                 drop(store);
-                // Ends, with an error, when the lock is released: nothing is ever sent.
-                closed.blocking_recv().unwrap_or_default();
+                closing.wait_blocking();
                 Err(error)
             }
         }

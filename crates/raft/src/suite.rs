@@ -8,15 +8,30 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::feed::Feed;
-use crate::log_store::LogStore;
+use crate::log_store::{Closing, LogStore};
 use crate::machine::Machine;
 use crate::snapshot::{Loaded, Snapshots};
 use crate::types::TypeConfig;
 
 struct Builder;
 
-impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
-    async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<TypeConfig>> {
+/// The folder of the stores, dropped after them.
+struct Folder {
+    closing: Option<Closing>,
+    _dir: TempDir,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let closing = self.closing.take().expect("taken here only");
+        // On a thread that may block. The suite drops the stores before their folder, or this would wait for ever.
+        let waited = std::thread::spawn(|| closing.wait_blocking()).join();
+        waited.expect("waiting does not panic");
+    }
+}
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, Folder> for Builder {
+    async fn build(&self) -> Result<(Folder, LogStore, Machine), StorageError<TypeConfig>> {
         let dir = TempDir::new().expect("a temporary folder");
         let log = LogStore::open(&dir.path().join("log"), ServerId(1)).expect("a new log");
         let snapshots_dir = dir.path().join("snapshots");
@@ -25,6 +40,10 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
         let loaded = Loaded::default();
         let feed = Arc::new(Feed::new(loaded.state.clone()));
         let folder = log.store.hold();
+        let dir = Folder {
+            closing: Some(log.closing),
+            _dir: dir,
+        };
         Ok((dir, log.store, Machine::new(loaded, Arc::new(snapshots), feed, folder)))
     }
 }
@@ -32,7 +51,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
 #[test]
 fn the_stores_keep_the_promises_that_openraft_relies_on() {
     TypeConfig::run(async {
-        Suite::<TypeConfig, LogStore, Machine, Builder, TempDir>::test_all(Builder)
+        Suite::<TypeConfig, LogStore, Machine, Builder, Folder>::test_all(Builder)
             .await
             .expect("the suite passes");
     });

@@ -14,11 +14,13 @@ use gantry_model::object::NodeFacts;
 use gantry_model::phase::{Desired, Observed, Phase};
 use gantry_model::{ByteSize, MilliCpu, ReplicaId};
 use gantry_pki::Identity;
-use gantry_rpc::{Credentials, ServerPool, WithLimits};
+use gantry_rpc::{Credentials, Patience, ServerPool, WithLimits};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+
+use crate::servers::DEADLINE;
 
 /// The image that every such agent claims to hold.
 pub const IMAGE_DIGEST: &str = "sha256:00000000000000000000000000000000000000000000000000000000000000aa";
@@ -49,7 +51,7 @@ impl Drop for FakeAgent {
 impl FakeAgent {
     /// Joins with a token and keeps a session open, with whatever server leads.
     pub async fn start(servers: Vec<String>, token: &str, name: &str) -> Self {
-        let enrolled = gantry_rpc::enroll(&servers, token, name)
+        let enrolled = gantry_rpc::enroll(&servers, token, name, Patience::DAEMON)
             .await
             .expect("the token lets it join");
         let told = Arc::new(Mutex::new(Told::default()));
@@ -63,6 +65,17 @@ impl FakeAgent {
             told,
             task: tokio::spawn(session.run()),
         }
+    }
+
+    /// Waits until it was told what is wanted.
+    pub async fn until(&self, wanted: impl Fn(&Told) -> bool) {
+        let looking = async {
+            while !wanted(&self.told.lock().expect("no test panics with the lock")) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let found = tokio::time::timeout(DEADLINE, looking).await;
+        assert!(found.is_ok(), "last told: {:#?}", self.told.lock());
     }
 }
 

@@ -1,8 +1,10 @@
 //! Servers to test with: each listens on a loopback port of its own and keeps its folder until the test ends.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use gantry_api::v1::cluster_client::ClusterClient;
 use gantry_api::v1::{ClusterStatusReply, Documents, Empty, ReadRequest};
 use gantry_control_plane::{InitConfig, InitReport, JoinConfig, ServerConfig};
@@ -11,6 +13,7 @@ use gantry_model::object::ClusterConfig;
 use gantry_model::{DurationMs, Problem};
 use gantry_rpc::{Credentials, Repeat, ServerPool, WithLimits};
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -31,15 +34,20 @@ pub struct Cluster {
     pub pool: ServerPool,
 }
 
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("a bound listener has an address")
+/// A loopback address that no other server of this machine's tests has. A port that was free a moment ago on an address shared
+/// with everybody may be taken by the time the server listens, most likely by a connection that another test makes.
+fn own_address() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    // 127.128.0.0/9: half of the loopback network, with nobody's usual address in it.
+    let address = Ipv4Addr::new(127, high | 0x80, low, NEXT.fetch_add(1, Ordering::Relaxed));
+    SocketAddr::from((address, gantry_control_plane::SERVER_PORT))
 }
 
 impl Server {
     fn new() -> Self {
         Self {
-            address: free_address(),
+            address: own_address(),
             folder: TempDir::new().expect("a temporary folder"),
             running: None,
         }
@@ -58,13 +66,33 @@ impl Server {
     }
 
     pub async fn stop(&mut self) {
-        let (task, shutdown) = self.running.take().expect("the server runs");
+        assert!(self.running.is_some(), "the server runs");
+        self.stopped().await.expect("it stops cleanly");
+    }
+
+    /// Stops it if it runs.
+    async fn stopped(&mut self) -> Result<(), String> {
+        let Some((task, shutdown)) = self.running.take() else {
+            return Ok(());
+        };
         shutdown.cancel();
-        tokio::time::timeout(DEADLINE, task)
-            .await
-            .expect("a server stops in time")
-            .expect("a server does not panic")
-            .expect("a server stops without a problem");
+        match tokio::time::timeout(DEADLINE, task).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(problem))) => Err(format!("server {} stopped with {problem}", self.address)),
+            Ok(Err(error)) => Err(format!("server {} panicked: {error}", self.address)),
+            Err(_) => Err(format!("server {} did not stop within {DEADLINE:?}", self.address)),
+        }
+    }
+}
+
+/// Stops every server, also when the test failed: a process that exits while a database is open is aborted.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let stopping = join_all(self.servers.iter_mut().map(Server::stopped));
+        let outcomes = tokio::task::block_in_place(|| Handle::current().block_on(stopping));
+        if !std::thread::panicking() {
+            assert_eq!(outcomes.into_iter().find_map(Result::err), None);
+        }
     }
 }
 

@@ -35,6 +35,35 @@ pub const ITEM: &str = "item";
 /// `assignment::ItemKey`
 pub const ITEM_KEY: &str = "item_key";
 
+/// `container::RunSpec`
+pub const RUN_SPEC: &str = "run_spec";
+/// `container::Container`
+pub const CONTAINER: &str = "container";
+/// `container::ContainerStats`
+pub const CONTAINER_STATS: &str = "container_stats";
+/// `container::FileChange`
+pub const FILE_CHANGE: &str = "file_change";
+/// `spec::Resources`
+pub const RESOURCES: &str = "resources";
+/// `spec::RestartPolicy`
+pub const RESTART_POLICY: &str = "restart_policy";
+/// `object::LocalImage`
+pub const LOCAL_IMAGE: &str = "local_image";
+/// What the image store says of one image, as `docker image inspect` gives it.
+pub const IMAGE_INSPECT: &str = "image_inspect";
+/// One step of an image's history.
+pub const IMAGE_HISTORY: &str = "image_history";
+/// What takes how much of a node's disk.
+pub const DISK_USAGE: &str = "disk_usage";
+/// Something that is wrong with a node's image store.
+pub const FINDING: &str = "finding";
+/// `build::BuildRequest`
+pub const BUILD_REQUEST: &str = "build_request";
+/// `build::BuildEvent`
+pub const BUILD_EVENT: &str = "build_event";
+/// `build::BuildResult`
+pub const BUILD_RESULT: &str = "build_result";
+
 /// Kinds that `Cluster.Read` and `Cluster.Watch` know.
 pub const READABLE: [&str; 11] = [
     NODE, SERVICE, REPLICA, REVISION, NAMESPACE, IMAGE, TAG, CONFIG, SECRET, TOKEN, EVENT,

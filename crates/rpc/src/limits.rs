@@ -83,6 +83,7 @@ macro_rules! limits {
 
 limits! {
     cluster_client::ClusterClient, cluster_server::ClusterServer;
+    engine_client::EngineClient, engine_server::EngineServer;
     enrollment_client::EnrollmentClient, enrollment_server::EnrollmentServer;
     node_agent_client::NodeAgentClient, node_agent_server::NodeAgentServer;
     raft_client::RaftClient, raft_server::RaftServer;

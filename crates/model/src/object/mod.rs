@@ -11,7 +11,7 @@ mod token;
 
 pub use cluster::{ClusterConfig, ClusterRecord, RootCertificate};
 pub use data::DataRecord;
-pub use image::{ImageRecord, TagRecord};
+pub use image::{ImageRecord, LocalImage, TagRecord};
 pub use node::{Availability, Node, NodeFacts, NodeStatus};
 pub use replica::{Replica, Slot};
 pub use rollout::{Rollout, RolloutKind, RolloutState};

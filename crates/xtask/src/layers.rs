@@ -38,6 +38,7 @@ const LAYERS: &[(&str, &str, u8)] = &[
     ("crates/shim", "gantry-shim", 3),
     ("crates/image", "gantry-image", 3),
     ("crates/distribution", "gantry-distribution", 3),
+    ("crates/build", "gantry-build", 3),
     ("crates/network", "gantry-network", 3),
     ("agent", "gantry-agent", 4),
     ("control-plane", "gantry-control-plane", 4),

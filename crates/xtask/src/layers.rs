@@ -36,6 +36,7 @@ const LAYERS: &[(&str, &str, u8)] = &[
     ("crates/cgroup", "gantry-cgroup", 3),
     ("crates/runtime", "gantry-runtime", 3),
     ("crates/shim", "gantry-shim", 3),
+    ("crates/oci", "gantry-oci", 3),
     ("crates/image", "gantry-image", 3),
     ("crates/distribution", "gantry-distribution", 3),
     ("crates/build", "gantry-build", 3),

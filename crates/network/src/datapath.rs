@@ -13,11 +13,11 @@ use arc_swap::ArcSwapOption;
 use gantry_model::ReplicaId;
 use gantry_model::net::Ipv4Net;
 use gantry_netplan::{Change, Gateway, Plan, Warning, diff, render_commands, render_nft};
-use rtnetlink::packet_route::address::AddressFlags;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use crate::links::{Link, Links, REPLICA_LINK, Veth};
+use crate::endpoint::{self, Endpoint};
+use crate::links::Links;
 use crate::node::{self, Names};
 use crate::routes::Target;
 use crate::{NetworkError, conntrack, firewall, namespace, nft};
@@ -233,47 +233,14 @@ impl NodeDatapath {
     pub async fn attach(&self, replica: ReplicaId, address: Ipv4Addr) -> Result<PathBuf, NetworkError> {
         let base = self.base.load_full().ok_or(NetworkError::NotApplied)?;
         let path = self.names.namespace(replica);
-        let inside = namespace::open_or_create(&path).await?;
-        let name = Names::replica_link(replica);
-        let gateway = base.gateway;
-        if self.links.find(&name).await?.is_none() {
-            let veth = Veth {
-                name: &name,
-                namespace: &inside.file,
-                gateway: gateway.address,
-                address,
-                mtu: base.mtu,
-            };
-            self.links.add_veth(&veth).await?;
-        }
-        self.ready_inside(&inside.links, address, gateway).await?;
-        // The route comes last: it takes the address from a replica that had it before, should its link linger.
-        let link = self.existing(&self.links, &name).await?;
-        node::ready_replica(&self.links, &link, address, gateway.address).await?;
+        let endpoint = Endpoint {
+            name: &Names::replica_link(replica),
+            address,
+            gateway: base.gateway,
+            mtu: base.mtu,
+        };
+        endpoint::attach(&self.links, &path, &endpoint).await?;
         Ok(path)
-    }
-
-    async fn ready_inside(&self, inside: &Links, address: Ipv4Addr, gateway: Gateway) -> Result<(), NetworkError> {
-        let loopback = self.existing(inside, "lo").await?;
-        inside.set_up(&loopback).await?;
-        let link = self.existing(inside, REPLICA_LINK).await?;
-        inside.set_up(&link).await?;
-        // No route to the subnet comes with the address, since the link leads to the gateway alone.
-        let (prefix, flags) = (gateway.subnet.prefix(), AddressFlags::Noprefixroute);
-        inside.ensure_address(&link, address, prefix, flags).await?;
-        inside.set_neighbour(&link, gateway.address).await?;
-        let next_hop = Ipv4Net::new(gateway.address, 32);
-        inside.set_route(next_hop, Target::Link(link.index, address)).await?;
-        let everywhere = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0);
-        inside
-            .set_route(everywhere, Target::Via(IpAddr::V4(gateway.address)))
-            .await?;
-        Ok(())
-    }
-
-    async fn existing(&self, links: &Links, name: &str) -> Result<Link, NetworkError> {
-        let missing = || NetworkError::LinkMissing { name: name.to_string() };
-        links.find(name).await?.ok_or_else(missing)
     }
 
     /// Lets the replica's namespace go; its links vanish with it once its last process has ended. None there is fine.

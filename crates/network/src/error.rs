@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use gantry_model::net::Ipv4Net;
+
 /// A failed act on the node's network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -78,6 +80,25 @@ pub enum NetworkError {
     /// No plan has been applied yet.
     #[error("no plan has been applied: the replica's gateway is unknown")]
     NotApplied,
+    /// The configured pool of containers run by hand is somebody else's.
+    #[error(
+        "the pool {pool} for containers run by hand overlaps {route}, which this node has a route to: configure another"
+    )]
+    PoolTaken {
+        /// The pool.
+        pool: Ipv4Net,
+        /// What it overlaps.
+        route: Ipv4Net,
+    },
+    /// Every default pool overlaps a route.
+    #[error("every default pool for containers run by hand overlaps a route of this node: configure one")]
+    NoPool,
+    /// All addresses are in use.
+    #[error("no address of the pool {pool} is free: remove containers, or configure a larger pool")]
+    AddressesUsedUp {
+        /// The pool.
+        pool: Ipv4Net,
+    },
     /// A name that the kernel would not take for a link or table.
     #[error("'{name}' cannot name a {what}: use 1 to {length_max} of a-z, 0-9, '_' and '-', starting with a letter")]
     Name {

@@ -1,7 +1,7 @@
 //! The service network of a node, applied to its kernel: links, routes, packet rules, replica namespaces, and the name server.
 //!
 //! [`NodeDatapath`] makes the kernel hold a [`Plan`](gantry_netplan::Plan) and gives each replica a network namespace;
-//! [`DnsServer`] answers its names.
+//! [`DnsServer`] answers its names. [`LocalNetwork`] does the same for containers run by hand, which have a pool of their own.
 //!
 //! **Invariant:** what is applied outlives the agent; a new agent takes over without a packet lost.
 //! **Invariant:** packet rules change in one transaction: no new connection ever meets half of an update.
@@ -12,10 +12,11 @@
 mod conntrack;
 mod datapath;
 mod dns;
-
+mod endpoint;
 mod error;
 mod firewall;
 mod links;
+mod local;
 mod namespace;
 mod nft;
 mod node;
@@ -24,5 +25,5 @@ mod sysctl;
 
 pub use datapath::{Config, NodeDatapath, Report};
 pub use dns::{DnsServer, Upstreams};
-
 pub use error::NetworkError;
+pub use local::{LocalAttachment, LocalConfig, LocalNetwork, LocalPort};

@@ -9,11 +9,13 @@ use futures::TryStreamExt;
 use nix::errno::Errno;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth};
 use tokio::task::JoinHandle;
 
 use crate::NetworkError;
 use crate::error::{Act, errno};
+use crate::routes::SERVICE_PROTOCOL;
 
 /// Name of a replica's link in its own namespace.
 pub(crate) const REPLICA_LINK: &str = "eth0";
@@ -21,6 +23,8 @@ pub(crate) const REPLICA_LINK: &str = "eth0";
 /// A netlink socket.
 pub(crate) struct Links {
     pub(crate) handle: Handle,
+    /// Marks the routes made through it.
+    pub(crate) protocol: RouteProtocol,
     task: JoinHandle<()>,
 }
 
@@ -49,9 +53,17 @@ pub(crate) struct Veth<'a> {
 impl Links {
     /// Opens a socket in the namespace of the calling thread; its traffic is served by `runtime`.
     pub(crate) fn open(runtime: &tokio::runtime::Handle) -> Result<Self, NetworkError> {
+        Self::with_protocol(runtime, SERVICE_PROTOCOL)
+    }
+
+    /// The same, whose routes carry another mark.
+    pub(crate) fn with_protocol(
+        runtime: &tokio::runtime::Handle,
+        protocol: RouteProtocol,
+    ) -> Result<Self, NetworkError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| NetworkError::Socket { source })?;
         let task = runtime.spawn(connection);
-        Ok(Self { handle, task })
+        Ok(Self { handle, protocol, task })
     }
 
     /// The link of that name, if there is one.

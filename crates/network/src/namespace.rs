@@ -28,6 +28,8 @@ pub(crate) struct Namespace {
     pub(crate) links: Links,
     /// The namespace itself, to name it to the kernel.
     pub(crate) file: File,
+    /// It was made just now.
+    pub(crate) is_fresh: bool,
 }
 
 /// Opens the namespace kept at `path`, or makes it.
@@ -46,11 +48,12 @@ pub(crate) async fn open_or_create(path: &Path) -> Result<Namespace, NetworkErro
 
 /// Runs on a thread of its own, which is spoilt for anything else afterwards.
 fn enter(path: &Path, runtime: &Handle) -> Result<Namespace, NetworkError> {
-    if exists(path) {
+    let is_fresh = !exists(path);
+    if is_fresh {
+        create(path)?;
+    } else {
         let file = File::open(path).map_err(failed("opening", path))?;
         setns(&file, CloneFlags::CLONE_NEWNET).map_err(|errno| failed("entering", path)(errno.into()))?;
-    } else {
-        create(path)?;
     }
     let file = File::open(path).map_err(failed("opening", path))?;
     // A redirect would teach the replica to bypass the gateway, where addresses are translated.
@@ -59,7 +62,7 @@ fn enter(path: &Path, runtime: &Handle) -> Result<Namespace, NetworkError> {
     }
     let _runtime = runtime.enter();
     let links = Links::open(runtime)?;
-    Ok(Namespace { links, file })
+    Ok(Namespace { links, file, is_fresh })
 }
 
 fn create(path: &Path) -> Result<(), NetworkError> {

@@ -52,6 +52,11 @@ impl Names {
         })
     }
 
+    /// The folder of namespaces.
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
     /// The file of a replica's namespace.
     pub(crate) fn namespace(&self, replica: ReplicaId) -> PathBuf {
         self.run_dir.join(replica.to_string())

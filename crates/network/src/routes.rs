@@ -17,8 +17,10 @@ use crate::NetworkError;
 use crate::error::{Act, errno};
 use crate::links::Links;
 
-/// Marks our routes (`ip route` shows `proto 103`); not taken in iproute2's rt_protos.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(103);
+/// Marks the routes of the service network (`ip route` shows `proto 103`); not taken in iproute2's rt_protos.
+pub(crate) const SERVICE_PROTOCOL: RouteProtocol = RouteProtocol::Other(103);
+/// Marks those of containers run by hand, so that neither network takes the other's for leftovers.
+pub(crate) const LOCAL_PROTOCOL: RouteProtocol = RouteProtocol::Other(104);
 
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,18 +36,18 @@ pub(crate) enum Target {
 impl Links {
     /// Our routes as they are.
     pub(crate) async fn own_routes(&self) -> Result<BTreeMap<Ipv4Net, Target>, NetworkError> {
-        let request = RouteMessageBuilder::<Ipv4Addr>::new().protocol(PROTOCOL).build();
+        let request = RouteMessageBuilder::<Ipv4Addr>::new().protocol(self.protocol).build();
         let routes: Result<Vec<RouteMessage>, _> = self.handle.route().get(request).execute().try_collect().await;
         let routes = routes.act(|| "reading routes".to_string())?;
         let own = |route: &&RouteMessage| {
-            route.header.protocol == PROTOCOL && route.header.table == RouteHeader::RT_TABLE_MAIN
+            route.header.protocol == self.protocol && route.header.table == RouteHeader::RT_TABLE_MAIN
         };
         Ok(routes.iter().filter(own).filter_map(parse).collect())
     }
 
     /// Adds or replaces one of our routes; false when there is no way to the next hop.
     pub(crate) async fn set_route(&self, subnet: Ipv4Net, target: Target) -> Result<bool, NetworkError> {
-        let route = build(subnet, target);
+        let route = self.build(subnet, target);
         match self.handle.route().add(route).replace().execute().await {
             Err(error) if is_unreachable(&error) => Ok(false),
             result => result.act(|| format!("adding the route to {subnet}")).map(|()| true),
@@ -56,7 +58,7 @@ impl Links {
     pub(crate) async fn delete_route(&self, subnet: Ipv4Net) -> Result<(), NetworkError> {
         let route = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(subnet.base(), subnet.prefix())
-            .protocol(PROTOCOL)
+            .protocol(self.protocol)
             .scope(RouteScope::NoWhere)
             .kind(RouteType::Unspec)
             .build();
@@ -85,6 +87,24 @@ impl Links {
         }
     }
 
+    /// Destinations of all routes that are not ours, default routes left out.
+    pub(crate) async fn foreign_routes(&self) -> Result<Vec<Ipv4Net>, NetworkError> {
+        let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes: Result<Vec<RouteMessage>, _> = self.handle.route().get(request).execute().try_collect().await;
+        let routes = routes.act(|| "reading routes".to_string())?;
+        let is_foreign = |route: &&RouteMessage| {
+            route.header.protocol != self.protocol && route.header.destination_prefix_length > 0
+        };
+        let destination = |route: &RouteMessage| {
+            let base = route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+                _ => None,
+            })?;
+            Some(Ipv4Net::new(base, route.header.destination_prefix_length))
+        };
+        Ok(routes.iter().filter(is_foreign).filter_map(destination).collect())
+    }
+
     /// Links of the default routes.
     pub(crate) async fn default_links(&self) -> Result<BTreeSet<u32>, NetworkError> {
         let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
@@ -95,20 +115,20 @@ impl Links {
         };
         Ok(routes.iter().filter(is_default).filter_map(output_link).collect())
     }
-}
 
-fn build(subnet: Ipv4Net, target: Target) -> RouteMessage {
-    let route = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(subnet.base(), subnet.prefix())
-        .protocol(PROTOCOL);
-    match target {
-        Target::Via(IpAddr::V4(via)) => route.gateway(via).build(),
-        Target::Via(IpAddr::V6(via)) => route.via(via).build(),
-        Target::Link(index, source) => {
-            let route = route.output_interface(index).scope(RouteScope::Link);
-            route.pref_source(source).build()
+    fn build(&self, subnet: Ipv4Net, target: Target) -> RouteMessage {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(subnet.base(), subnet.prefix())
+            .protocol(self.protocol);
+        match target {
+            Target::Via(IpAddr::V4(via)) => route.gateway(via).build(),
+            Target::Via(IpAddr::V6(via)) => route.via(via).build(),
+            Target::Link(index, source) => {
+                let route = route.output_interface(index).scope(RouteScope::Link);
+                route.pref_source(source).build()
+            }
+            Target::Nowhere => route.kind(RouteType::Unreachable).build(),
         }
-        Target::Nowhere => route.kind(RouteType::Unreachable).build(),
     }
 }
 

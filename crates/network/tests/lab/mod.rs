@@ -174,7 +174,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    fn serve(node: &Node, id: ReplicaId, address: Ipv4Addr, path: PathBuf) -> Self {
+    pub fn serve(node: &Node, id: ReplicaId, address: Ipv4Addr, path: PathBuf) -> Self {
         let name = format!("r{}", id.0);
         let namespace = node.machine.open(&path);
         let (stop, stopped) = oneshot::channel();

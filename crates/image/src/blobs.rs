@@ -5,7 +5,7 @@
 //! **Invariant:** what lies in `tmp/` belongs to an operation of this process; it is removed when the store is opened.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +25,7 @@ const BLOBS: &str = "blobs/sha256";
 const PARTIAL: &str = "partial";
 const TMP: &str = "tmp";
 const LAYERS: &str = "layers";
+const RECORDS: &str = "records";
 const COPY_BUFFER_BYTES: usize = 128 << 10;
 
 /// The folders of a store.
@@ -65,6 +66,32 @@ impl Staged {
     }
 }
 
+/// Content of unknown digest on its way to `tmp/`.
+pub(crate) struct StageWriter {
+    file: BufWriter<File>,
+    hasher: Sha256,
+    start: Vec<u8>,
+    staged: Staged,
+}
+
+impl StageWriter {
+    /// Takes all of it.
+    pub(crate) fn take(&mut self, data: &[u8]) -> io::Result<()> {
+        self.start.extend(data.iter().take(4 - self.start.len()));
+        self.hasher.update(data);
+        self.staged.size += data.len() as u64;
+        self.file.write_all(data)
+    }
+
+    /// The complete file.
+    pub(crate) fn finish(mut self) -> Result<Staged> {
+        self.file.flush().map_err(ImageError::io("write", &self.staged.path))?;
+        self.staged.digest = Digest::from_bytes(self.hasher.finalize().into());
+        self.staged.compression = Compression::of(&self.start);
+        Ok(self.staged)
+    }
+}
+
 impl Blobs {
     /// Makes the folders and clears `tmp/`. The caller holds the store's lock.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
@@ -79,7 +106,7 @@ impl Blobs {
             }
             _ => {}
         }
-        for name in [BLOBS, PARTIAL, TMP, LAYERS] {
+        for name in [BLOBS, PARTIAL, TMP, LAYERS, RECORDS] {
             make_dir(&dir.join(name))?;
         }
         Ok(Self {
@@ -94,6 +121,10 @@ impl Blobs {
 
     pub(crate) fn layers_dir(&self) -> PathBuf {
         self.dir.join(LAYERS)
+    }
+
+    pub(crate) fn records_dir(&self) -> PathBuf {
+        self.dir.join(RECORDS)
     }
 
     pub(crate) fn layer_path(&self, chain: Digest) -> PathBuf {
@@ -141,33 +172,43 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// A file in `tmp/` for content of unknown digest.
+    pub(crate) fn stage_writer(&self) -> Result<StageWriter> {
+        let path = self.tmp_path();
+        let file = File::create_new(&path).map_err(ImageError::io("create", &path))?;
+        Ok(StageWriter {
+            file: BufWriter::with_capacity(COPY_BUFFER_BYTES, file),
+            hasher: Sha256::new(),
+            start: Vec::with_capacity(4),
+            staged: Staged {
+                path,
+                digest: digest_of(b""),
+                size: 0,
+                compression: Compression::None,
+            },
+        })
+    }
+
     /// Writes content of unknown digest to `tmp/`. `read` fills the buffer and returns how much, 0 at the end.
     pub(crate) fn stage(&self, mut read: impl FnMut(&mut [u8]) -> Result<usize>) -> Result<Staged> {
-        let path = self.tmp_path();
-        let mut file = File::create_new(&path).map_err(ImageError::io("create", &path))?;
-        let mut staged = Staged {
-            path,
-            digest: digest_of(b""),
-            size: 0,
-            compression: Compression::None,
-        };
-        let mut hasher = Sha256::new();
-        let mut start = Vec::with_capacity(4);
+        let mut writer = self.stage_writer()?;
         let mut buffer = vec![0; COPY_BUFFER_BYTES];
         loop {
             let count = read(&mut buffer)?;
             if count == 0 {
-                break;
+                return writer.finish();
             }
-            let data = &buffer[..count];
-            start.extend(data.iter().take(4 - start.len()));
-            hasher.update(data);
-            file.write_all(data).map_err(ImageError::io("write", &staged.path))?;
-            staged.size += count as u64;
+            let written = writer.take(&buffer[..count]);
+            written.map_err(ImageError::io("write", &writer.staged.path))?;
         }
-        staged.digest = Digest::from_bytes(hasher.finalize().into());
-        staged.compression = Compression::of(&start);
-        Ok(staged)
+    }
+
+    /// How a blob is compressed, by its first bytes.
+    pub(crate) fn compression(&self, digest: Digest) -> Result<Compression> {
+        let mut start = Vec::with_capacity(4);
+        let read = self.open_blob(digest)?.take(4).read_to_end(&mut start);
+        read.map_err(ImageError::io("read", self.path(digest)))?;
+        Ok(Compression::of(&start))
     }
 
     /// Makes staged content visible under its digest.

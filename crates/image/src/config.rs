@@ -319,7 +319,7 @@ fn timestamp(text: &str) -> Option<Timestamp> {
     u64::try_from(time.as_millisecond()).ok().map(Timestamp)
 }
 
-fn rfc3339(time: Timestamp) -> Option<String> {
+pub(crate) fn rfc3339(time: Timestamp) -> Option<String> {
     let ms = i64::try_from(time.0).ok()?;
     jiff::Timestamp::from_millisecond(ms).ok().map(|time| time.to_string())
 }

@@ -14,8 +14,12 @@ pub(crate) const MANIFEST_OCI: &str = "application/vnd.oci.image.manifest.v1+jso
 pub(crate) const INDEX_OCI: &str = "application/vnd.oci.image.index.v1+json";
 /// Media type of an OCI configuration.
 pub(crate) const CONFIG_OCI: &str = "application/vnd.oci.image.config.v1+json";
-const MANIFEST_DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const INDEX_DOCKER: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Media type of a manifest of Docker's schema 2.
+pub(crate) const MANIFEST_DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Media type of a configuration of Docker's schema 2.
+pub(crate) const CONFIG_DOCKER: &str = "application/vnd.docker.container.image.v1+json";
+/// Media type of an index of Docker's schema 2.
+pub(crate) const INDEX_DOCKER: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// Names content: its digest, its size and its kind (OCI image specification, "Descriptors").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,14 +36,17 @@ pub struct Descriptor {
     pub size: Option<u64>,
     /// What the content runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) platform: Option<Platform>,
+    pub platform: Option<Platform>,
+    /// What an artifact is (OCI image specification 1.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
     /// Free text about it.
     #[serde(
         default,
         skip_serializing_if = "serde_json::Map::is_empty",
         deserialize_with = "null_is_empty"
     )]
-    pub(crate) annotations: serde_json::Map<String, serde_json::Value>,
+    pub annotations: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Descriptor {
@@ -51,6 +58,7 @@ impl Descriptor {
             digest,
             size: Some(size),
             platform: None,
+            artifact_type: None,
             annotations: serde_json::Map::new(),
         }
     }
@@ -81,13 +89,61 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(
 
 /// What an image runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Platform {
+pub struct Platform {
+    /// `linux`.
     #[serde(default)]
-    pub(crate) os: String,
+    pub os: String,
+    /// Processor, as Go names it.
     #[serde(default)]
-    pub(crate) architecture: String,
+    pub architecture: String,
+    /// Variant of the processor, such as `v7`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) variant: Option<String>,
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// This machine's.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        Self {
+            os: "linux".to_string(),
+            architecture: architecture().to_string(),
+            variant: None,
+        }
+    }
+
+    /// Reads `linux/arm/v7`, `linux/amd64`.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut parts = text.splitn(3, '/').map(str::to_string);
+        Self {
+            os: parts.next().unwrap_or_default(),
+            architecture: parts.next().unwrap_or_default(),
+            variant: parts.next(),
+        }
+    }
+
+    /// Whether content for `self` runs where `wanted` does; a wanted variant must be the same, none takes any.
+    #[must_use]
+    pub fn suits(&self, wanted: &Self) -> bool {
+        let same_variant = match (&wanted.variant, &self.variant) {
+            (Some(wanted), Some(variant)) => wanted == variant,
+            // The first variant of 64-bit ARM, which many leave out.
+            (Some(wanted), None) => wanted == "v8",
+            (None, _) => true,
+        };
+        self.os == wanted.os && self.architecture == wanted.architecture && same_variant
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}/{}", self.os, self.architecture)?;
+        match &self.variant {
+            Some(variant) => write!(formatter, "/{variant}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// An image of one platform.
@@ -97,8 +153,19 @@ pub(crate) struct Manifest {
     pub(crate) schema_version: u32,
     #[serde(default)]
     pub(crate) media_type: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) artifact_type: Option<String>,
     pub(crate) config: Descriptor,
+    #[serde(default)]
     pub(crate) layers: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<Descriptor>,
+    #[serde(
+        default,
+        skip_serializing_if = "serde_json::Map::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
+    pub(crate) annotations: serde_json::Map<String, serde_json::Value>,
 }
 
 /// An image of several platforms, or the top of an OCI layout.
@@ -108,13 +175,23 @@ pub(crate) struct Index {
     pub(crate) schema_version: u32,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) media_type: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) artifact_type: Option<String>,
     pub(crate) manifests: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) subject: Option<Descriptor>,
+    #[serde(
+        default,
+        skip_serializing_if = "serde_json::Map::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
+    pub(crate) annotations: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A document that a descriptor of an index may lead to.
 pub(crate) enum Document {
     Manifest(Box<Manifest>),
-    Index(Index),
+    Index(Box<Index>),
 }
 
 impl Manifest {
@@ -123,8 +200,11 @@ impl Manifest {
         Self {
             schema_version: 2,
             media_type: MANIFEST_OCI.to_string(),
+            artifact_type: None,
             config,
             layers,
+            subject: None,
+            annotations: serde_json::Map::new(),
         }
     }
 
@@ -170,15 +250,35 @@ impl Manifest {
                 unit: "bytes",
             });
         }
-        let foreign = |blob: &&Descriptor| !blob.media_type.contains("tar") && !blob.media_type.is_empty();
-        if let Some(layer) = self.layers.iter().find(foreign) {
-            return Err(invalid(
-                document,
-                format!(
-                    "layer {} is no file system ({}), so this is no container image",
-                    layer.digest, layer.media_type
-                ),
-            ));
+        Ok(())
+    }
+
+    /// What it holds, in OCI's words: its own, or the type of its configuration.
+    pub(crate) fn artifact_type(&self) -> &str {
+        self.artifact_type.as_deref().unwrap_or(&self.config.media_type)
+    }
+
+    /// Fails unless containers can be made of it.
+    pub(crate) fn require_image(&self, digest: Digest) -> Result<()> {
+        let wrong = |reason: String| Err(invalid(format!("manifest {digest}"), reason));
+        if !matches!(self.config.media_type.as_str(), CONFIG_OCI | CONFIG_DOCKER | "") {
+            let kind = self.artifact_type();
+            return wrong(format!("this is an artifact ({kind}), no container image"));
+        }
+        for layer in &self.layers {
+            let kind = &layer.media_type;
+            if kind.contains("nondistributable") || kind.contains("foreign") {
+                return wrong(format!(
+                    "layer {} may not be distributed by registries ({kind}); such layers are not supported",
+                    layer.digest
+                ));
+            }
+            if !kind.contains("tar") && !kind.is_empty() {
+                return wrong(format!(
+                    "layer {} is no file system ({kind}), so this is no container image",
+                    layer.digest
+                ));
+            }
         }
         Ok(())
     }
@@ -191,7 +291,7 @@ impl Document {
         let value: serde_json::Value = json(&document, bytes)?;
         if value.get("manifests").is_some() {
             let index: Index = json(&document, bytes)?;
-            return Ok(Self::Index(index));
+            return Ok(Self::Index(Box::new(index)));
         }
         if value.get("fsLayers").is_some() {
             return Err(invalid(
@@ -206,6 +306,18 @@ impl Document {
 }
 
 impl Index {
+    /// Makes one of these entries.
+    pub(crate) fn new(manifests: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: INDEX_OCI.to_string(),
+            artifact_type: None,
+            manifests,
+            subject: None,
+            annotations: serde_json::Map::new(),
+        }
+    }
+
     /// The entries that may be this machine's image, the best one first. Attestations and other platforms are left out, unless
     /// there is nothing else to choose from.
     pub(crate) fn candidates(&self) -> Vec<&Descriptor> {
@@ -222,6 +334,21 @@ impl Index {
             )
         });
         candidates
+    }
+}
+
+impl Index {
+    /// What it lists, this machine's first.
+    pub(crate) fn preferred_order(&self) -> Vec<Digest> {
+        let best = self.candidates().into_iter().map(|descriptor| descriptor.digest);
+        let all = self.manifests.iter().map(|descriptor| descriptor.digest);
+        let mut order = Vec::with_capacity(self.manifests.len());
+        for digest in best.chain(all) {
+            if !order.contains(&digest) {
+                order.push(digest);
+            }
+        }
+        order
     }
 }
 

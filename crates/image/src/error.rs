@@ -144,6 +144,14 @@ pub enum ImageError {
         /// The latest one known here.
         known: u32,
     },
+    /// What a build step left cannot become a layer.
+    #[error("'/{path}' cannot go into a layer: {reason}")]
+    Upper {
+        /// The path within the step's root.
+        path: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// An image asks for more than the documented limits allow.
     #[error("{what} has more than {limit} {unit}")]
     TooLarge {
@@ -191,6 +199,7 @@ impl ImageError {
             | Self::WrongDigest { .. }
             | Self::WrongSize { .. }
             | Self::Ambiguous { .. }
+            | Self::Upper { .. }
             | Self::TooLarge { .. } => Class::Invalid,
             Self::NotFound { .. } => Class::NotFound,
             Self::InUse { .. } | Self::Locked { .. } | Self::NewerFormat { .. } => Class::Conflict,
@@ -211,6 +220,7 @@ impl ImageError {
             | Self::WrongSize { what, .. }
             | Self::TooLarge { what, .. } => what.clone(),
             Self::NotAnImage { .. } => "image archive".to_string(),
+            Self::Upper { path, .. } => format!("/{path}"),
             Self::Document { document, .. } => document.clone(),
             Self::WrongOffset { digest, .. } => format!("blob {digest}"),
             Self::NotFound { what, name } => format!("{what} {name}"),
@@ -228,6 +238,7 @@ impl ImageError {
             Self::Archive { source, .. } => source.to_string(),
             Self::Member { member, source, .. } => format!("cannot unpack '{member}': {source}"),
             Self::NotAnImage { reason } | Self::Document { reason, .. } => reason.clone(),
+            Self::Upper { reason, .. } => format!("cannot go into a layer: {reason}"),
             Self::WrongDigest { expected, found, .. } => format!("the content has the digest {found}, not {expected}"),
             Self::WrongSize { expected, found, .. } => format!("{found} bytes came, {expected} were announced"),
             Self::WrongOffset { expected, offset, .. } => format!("continues at byte {expected}, not at {offset}"),
@@ -267,7 +278,9 @@ impl ImageError {
             Self::NewerFormat { .. } => "run the version of gantry that wrote it, or a later one",
             Self::Document { .. } => "build or save the image again",
             Self::TooLarge { .. } => "split the image into smaller layers",
-            Self::Io { .. } | Self::Sink { .. } | Self::Member { .. } | Self::NotFound { .. } => "",
+            Self::Io { .. } | Self::Sink { .. } | Self::Member { .. } | Self::NotFound { .. } | Self::Upper { .. } => {
+                ""
+            }
         }
     }
 

@@ -48,11 +48,7 @@ impl Store {
             )],
         ));
         let digest = batch.add_bytes(&manifest)?;
-        batch.commit(vec![NewImage {
-            manifest: digest,
-            aliases: Default::default(),
-            references: vec![reference.clone()],
-        }])?;
+        batch.commit(vec![NewImage::named(digest, vec![reference.clone()])])?;
         self.info(digest)
     }
 }

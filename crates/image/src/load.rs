@@ -202,34 +202,25 @@ impl Loader<'_, '_, '_> {
         }
         let mut images: Vec<NewImage> = Vec::new();
         for descriptor in candidates {
-            let mut aliases = BTreeSet::new();
-            let (digest, manifest) = self.manifest(descriptor, &mut aliases, 0)?;
+            let digest = descriptor.digest;
+            let configs = self.add_document(descriptor, 0)?;
             let mut references: Vec<_> = reference_of(descriptor).into_iter().collect();
             if references.is_empty() {
-                references = self.docker_references(docker, manifest.config.digest)?;
+                for config in configs {
+                    references.extend(self.docker_references(docker, config)?);
+                }
             }
             match images.iter_mut().find(|image| image.manifest == digest) {
-                Some(image) => {
-                    image.aliases.extend(aliases);
-                    image.references.extend(references);
-                }
-                None => images.push(NewImage {
-                    manifest: digest,
-                    aliases,
-                    references,
-                }),
+                Some(image) => image.references.extend(references),
+                None => images.push(NewImage::named(digest, references)),
             }
         }
         Ok(images)
     }
 
-    /// The manifest that a descriptor leads to on this machine, all its blobs added.
-    fn manifest(
-        &mut self,
-        from: &Descriptor,
-        aliases: &mut BTreeSet<Digest>,
-        depth: usize,
-    ) -> Result<(Digest, Manifest)> {
+    /// Adds a manifest with all its blobs, or an index with those of its manifests that are whole; returns the digests of their
+    /// configurations, this machine's first.
+    fn add_document(&mut self, from: &Descriptor, depth: usize) -> Result<Vec<Digest>> {
         let name = from.digest.to_string();
         let file = self
             .files
@@ -239,22 +230,40 @@ impl Loader<'_, '_, '_> {
             Document::Manifest(manifest) => {
                 self.batch.add(file)?;
                 self.add_blobs(from.digest, &manifest)?;
-                Ok((from.digest, *manifest))
+                Ok(vec![manifest.config.digest])
             }
             Document::Index(_) if depth >= INDEX_DEPTH_MAX => {
                 Err(invalid(format!("index {name}"), "indexes within indexes without end"))
             }
             Document::Index(index) => {
-                aliases.insert(from.digest);
-                // Docker saves the index of all platforms with the content of those it has.
-                let candidates = index.candidates();
-                let mut present = candidates
-                    .iter()
-                    .filter(|candidate| matches!(self.files.blob(candidate), Ok(Some(_))));
-                let best = present.next().or(candidates.first()).copied();
-                let best = best.ok_or_else(|| no_platform(&index))?;
-                self.manifest(best, aliases, depth + 1)
+                self.batch.add(file)?;
+                self.add_children(&index, depth)
             }
+        }
+    }
+
+    /// Docker saves the index of all platforms with the content of those it has.
+    fn add_children(&mut self, index: &Index, depth: usize) -> Result<Vec<Digest>> {
+        let mut configs = Vec::new();
+        let mut failure = None;
+        for digest in index.preferred_order() {
+            let Some(child) = index.manifests.iter().find(|child| child.digest == digest) else {
+                continue;
+            };
+            if self.files.blob(child)?.is_none() {
+                failure.get_or_insert_with(|| absent(&digest.to_string(), "the index names it"));
+                continue;
+            }
+            match self.add_document(child, depth + 1) {
+                Ok(found) => configs.extend(found),
+                Err(error @ ImageError::NotAnImage { .. }) => failure = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match failure {
+            Some(_) if index.candidates().is_empty() => Err(no_platform(index)),
+            Some(error) if configs.is_empty() => Err(error),
+            _ => Ok(configs),
         }
     }
 
@@ -288,11 +297,7 @@ impl Loader<'_, '_, '_> {
         }
         let config = Descriptor::new(CONFIG_OCI, config.digest, config.size);
         let manifest = to_json(&Manifest::new(config, descriptors));
-        Ok(NewImage {
-            manifest: self.batch.add_bytes(&manifest)?,
-            aliases: BTreeSet::new(),
-            references: references(image)?,
-        })
+        Ok(NewImage::named(self.batch.add_bytes(&manifest)?, references(image)?))
     }
 
     /// The names that `manifest.json` has for the image with this configuration.

@@ -9,7 +9,7 @@ use gantry_model::{Digest, ImageReference};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::document::{Descriptor, INDEX_OCI, Index, Manifest, to_json};
+use crate::document::{Descriptor, Index, Manifest, to_json};
 use crate::error::{ImageError, Result};
 use crate::load::{ANNOTATION_NAME, ANNOTATION_REF, manifest_media_type};
 use crate::store::{Selector, Store, select};
@@ -122,11 +122,7 @@ fn index(images: &[Outgoing]) -> Index {
             manifests.push(named);
         }
     }
-    Index {
-        schema_version: 2,
-        media_type: INDEX_OCI.to_string(),
-        manifests,
-    }
+    Index::new(manifests)
 }
 
 fn docker_manifest(images: &[Outgoing]) -> Vec<DockerImage> {

@@ -5,6 +5,8 @@
 //! DIR/tags.json            which images there are and what they are called
 //! DIR/blobs/sha256/HEX     manifests, configurations and layers, as the OCI image layout has them
 //! DIR/layers/CHAIN-ID/     unpacked layers, lower layers for overlayfs
+//! DIR/records/             what is known of each of them
+//! DIR/leases/, DIR/roots/  what must stay although no image of the catalog needs it
 //! DIR/partial/HEX          transfers from other nodes that may be resumed
 //! DIR/tmp/                 of operations in progress, cleared at open
 //! ```
@@ -16,9 +18,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gantry_model::{ByteSize, Digest, ImageReference, Timestamp};
+use gantry_env::{Env, System};
+use gantry_model::{ByteSize, Digest, DurationMs, ImageReference, Timestamp};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -26,9 +29,10 @@ use crate::batch::{Batch, NewImage};
 use crate::blobs::{Blobs, make_dir};
 use crate::catalog::Catalog;
 use crate::config::ImageConfig;
-use crate::document::{Descriptor, Manifest};
+use crate::document::{Descriptor, Document, Platform};
 use crate::error::{ImageError, Result};
 use crate::keyed_lock::KeyedLock;
+use crate::lease::{Lease, LeaseId, Leases, Node};
 
 /// An image of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,17 +81,6 @@ impl std::fmt::Display for Selector {
     }
 }
 
-/// What [`Store::remove`] or [`Store::prune`] did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removed {
-    /// Names taken away.
-    pub untagged: Vec<ImageReference>,
-    /// Images that are gone.
-    pub deleted: Vec<Digest>,
-    /// Bytes of blobs that are gone; unpacked layers come on top.
-    pub freed: ByteSize,
-}
-
 /// The catalog and what must not be removed at the moment.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -112,17 +105,35 @@ impl State {
     pub(crate) fn is_pinned(&self, digest: Digest) -> bool {
         self.pins.contains_key(&digest)
     }
+
+    /// What operations of this process work on, whatever it is.
+    pub(crate) fn pinned_nodes(&self) -> impl Iterator<Item = Node> {
+        let kinds = |digest: &Digest| [Node::Manifest(*digest), Node::Blob(*digest), Node::Layer(*digest)];
+        self.pins.keys().flat_map(kinds)
+    }
 }
 
 /// The image store of one node; shared by reference between threads. Every method blocks on the disk.
-#[derive(Debug)]
 pub struct Store {
     pub(crate) dir: PathBuf,
     pub(crate) blobs: Blobs,
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) leases: Arc<Leases>,
+    /// This life of the machine, which ends with a loss of power.
+    pub(crate) boot_id: String,
     state: Mutex<State>,
     /// Chain ids being unpacked and blobs being received.
     pub(crate) busy: KeyedLock,
     _lock: File,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Store")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -131,27 +142,70 @@ impl Store {
     /// # Errors
     /// When another process has it open, when a later version wrote it, or when the disk refuses.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(dir, Arc::new(System))
+    }
+
+    /// As [`Store::open`], with a clock of the caller's for leases and ages.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(dir: impl AsRef<Path>, env: Arc<dyn Env>) -> Result<Self> {
         let dir = dir.as_ref();
         make_dir(dir)?;
         let lock = lock(dir)?;
         // Before anything is cleared: a newer version may keep other things there.
         let catalog = Catalog::load(dir)?;
-        Ok(Self {
+        let store = Self {
             dir: dir.to_path_buf(),
             blobs: Blobs::open(dir)?,
+            leases: Arc::new(Leases::load(dir, Arc::clone(&env))?),
+            env,
+            boot_id: boot_id(),
             state: Mutex::new(State {
                 catalog,
                 pins: BTreeMap::new(),
             }),
             busy: KeyedLock::default(),
             _lock: lock,
-        })
+        };
+        store.drop_torn_layers()?;
+        Ok(store)
+    }
+
+    /// Takes a lease: what is written under it stays until it is dropped, or so long after a crash.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn lease(&self, ttl: DurationMs) -> Result<Lease> {
+        self.leases.begin(ttl)
+    }
+
+    /// Takes over a lease of an earlier process, or a detached one; none when it has expired.
+    #[must_use]
+    pub fn adopt_lease(&self, id: LeaseId) -> Option<Lease> {
+        self.leases.adopt(id)
+    }
+
+    /// Replaces what `owner` (a name of a-z and `-`, such as `build`) needs for its own records, on disk before this returns.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn set_roots(&self, owner: &str, roots: BTreeSet<Node>) -> Result<()> {
+        self.leases.set_roots(owner, roots)
     }
 
     /// All images, in order of digest.
     #[must_use]
     pub fn list(&self) -> Vec<ImageInfo> {
-        let digests: Vec<_> = self.state().catalog.images.keys().copied().collect();
+        let digests: Vec<_> = {
+            let state = self.state();
+            let images = state
+                .catalog
+                .images
+                .iter()
+                .filter(|(_, entry)| entry.artifact.is_none());
+            images.map(|(digest, _)| *digest).collect()
+        };
         // One removed meanwhile is left out.
         digests
             .into_iter()
@@ -159,10 +213,28 @@ impl Store {
             .collect()
     }
 
-    /// The digest of the manifest that a reference means here.
+    /// The digest of the manifest that a reference means here; of an index the one that suits this machine.
     #[must_use]
     pub fn resolve(&self, reference: &ImageReference) -> Option<Digest> {
         self.state().catalog.resolve(reference)
+    }
+
+    /// The digest that a reference means as it is: of an index, or of a manifest. It is what is pushed.
+    #[must_use]
+    pub fn target(&self, reference: &ImageReference) -> Option<Digest> {
+        self.state().catalog.target(reference)
+    }
+
+    /// The manifest for a platform below an index, or the manifest itself if it is for that platform.
+    #[must_use]
+    pub fn for_platform(&self, target: Digest, platform: &Platform) -> Option<Digest> {
+        self.state().catalog.image_for(target, Some(platform))
+    }
+
+    /// The manifests below an index that are here, or the manifest itself.
+    #[must_use]
+    pub fn images_below(&self, target: Digest) -> Vec<Digest> {
+        self.state().catalog.images_below(target)
     }
 
     /// Understands what a user wrote: a reference, a digest, or the beginning of a digest of a manifest or configuration.
@@ -189,6 +261,7 @@ impl Store {
         let found: Vec<_> = images
             .filter(|(digest, entry)| fits(digest) || fits(&entry.config) || entry.aliases.iter().any(fits))
             .map(|(digest, _)| *digest)
+            .chain(state.catalog.indexes.keys().copied().filter(fits))
             .collect();
         match found.as_slice() {
             [] => Err(not_found()),
@@ -232,73 +305,14 @@ impl Store {
     /// When the image is not here.
     pub fn tag(&self, reference: &ImageReference, digest: Digest) -> Result<()> {
         self.update(|catalog| {
-            let image = lookup(catalog, digest)?.0;
-            catalog.tags.insert(reference.clone().without_digest(), image);
+            let target = select(catalog, &Selector::Digest(digest))?;
+            catalog.tags.insert(reference.clone().without_digest(), target);
             Ok(())
         })
     }
 
-    /// Takes a name away from an image, or all of them when it is selected by digest; an image without a name goes, with its
-    /// blobs and layers that no other image needs. `in_use` are the images of this node's replicas: they stay.
-    ///
-    /// # Errors
-    /// When there is no such image, or one selected by digest is in use.
-    pub fn remove(&self, selector: &Selector, in_use: &BTreeSet<Digest>) -> Result<Removed> {
-        let mut removed = Removed::default();
-        let mut candidates = BTreeSet::new();
-        self.update_state(|state| {
-            let digest = select(&state.catalog, selector)?;
-            let is_used = in_use.contains(&digest) || state.is_pinned(digest);
-            let by_digest = match selector {
-                Selector::Digest(_) => true,
-                Selector::Reference(reference) => reference.digest().is_some(),
-            };
-            if by_digest && is_used {
-                return Err(ImageError::InUse { digest });
-            }
-            let mut catalog = state.catalog.clone();
-            removed.untagged = match selector {
-                Selector::Reference(reference) if !by_digest => vec![reference.clone()],
-                Selector::Reference(_) | Selector::Digest(_) => catalog.references(digest),
-            };
-            for reference in &removed.untagged {
-                catalog.tags.remove(reference);
-            }
-            if catalog.references(digest).is_empty() && !is_used {
-                candidates = blobs_and_layers(&catalog, digest);
-                catalog.images.remove(&digest);
-                removed.deleted.push(digest);
-            }
-            Ok(catalog)
-        })?;
-        removed.freed = self.drop_unused(&candidates)?;
-        Ok(removed)
-    }
-
-    /// Removes images without a name that are not in use, blobs and layers of no image, and interrupted transfers.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn prune(&self, in_use: &BTreeSet<Digest>) -> Result<Removed> {
-        let mut removed = Removed::default();
-        self.update_state(|state| {
-            let mut catalog = state.catalog.clone();
-            let nameless = |digest: &Digest| {
-                !in_use.contains(digest) && !state.is_pinned(*digest) && catalog.references(*digest).is_empty()
-            };
-            removed.deleted = catalog.images.keys().copied().filter(nameless).collect();
-            for digest in &removed.deleted {
-                catalog.images.remove(digest);
-            }
-            Ok(catalog)
-        })?;
-        let candidates = self.blobs.list_blobs()?.into_iter().chain(self.blobs.list_layers()?);
-        let freed = self.drop_unused(&candidates.collect())?;
-        removed.freed = freed + ByteSize(self.blobs.remove_partials()?);
-        Ok(removed)
-    }
-
-    /// What of an image has yet to come: its manifest as long as that is not here, then the blobs it names.
+    /// What of an image has yet to come: its manifest as long as that is not here, then the blobs it names; of an index, the
+    /// manifests it lists.
     ///
     /// # Errors
     /// When its manifest is no manifest.
@@ -306,12 +320,15 @@ impl Store {
         if self.blobs.size(digest).is_none() {
             return Ok(vec![Descriptor::of_manifest(digest)]);
         }
-        let manifest = Manifest::parse(digest, &self.blobs.read_document(digest)?)?;
+        let named: Vec<Descriptor> = match Document::parse(digest, &self.blobs.read_document(digest)?)? {
+            Document::Manifest(manifest) => manifest.blobs().cloned().collect(),
+            Document::Index(index) => index.manifests,
+        };
         let mut missing: Vec<Descriptor> = Vec::new();
-        for blob in manifest.blobs() {
+        for blob in named {
             let is_listed = missing.iter().any(|listed| listed.digest == blob.digest);
             if !is_listed && self.blobs.size(blob.digest).is_none() {
-                missing.push(blob.clone());
+                missing.push(blob);
             }
         }
         Ok(missing)
@@ -351,16 +368,13 @@ impl Store {
         self.blobs.open_blob(digest)
     }
 
-    /// Enters an image whose blobs have all come. It has no name yet: [`Store::tag`].
+    /// Enters an image whose blobs have all come, or an index with those of its images whose blobs have. It has no name yet:
+    /// [`Store::tag`].
     ///
     /// # Errors
     /// When blobs are missing or its documents contradict each other.
     pub fn commit_image(&self, digest: Digest) -> Result<ImageInfo> {
-        Batch::new(self).commit(vec![NewImage {
-            manifest: digest,
-            aliases: BTreeSet::new(),
-            references: Vec::new(),
-        }])?;
+        Batch::new(self).commit(vec![NewImage::named(digest, Vec::new())])?;
         self.info(digest)
     }
 
@@ -378,7 +392,7 @@ impl Store {
         })
     }
 
-    fn update_state(&self, change: impl FnOnce(&State) -> Result<Catalog>) -> Result<()> {
+    pub(crate) fn update_state(&self, change: impl FnOnce(&State) -> Result<Catalog>) -> Result<()> {
         let mut state = self.state();
         let mut catalog = change(&state)?;
         if catalog != state.catalog {
@@ -388,29 +402,38 @@ impl Store {
         Ok(())
     }
 
-    /// Removes those of the blobs and layers that no image needs and no operation works on.
-    fn drop_unused(&self, candidates: &BTreeSet<Digest>) -> Result<ByteSize> {
-        let state = self.state();
-        let (blobs, layers) = (state.catalog.used_blobs(), state.catalog.used_layers());
-        let mut freed = 0;
-        let mut doomed = Vec::new();
-        for digest in candidates.iter().filter(|digest| !state.is_pinned(**digest)) {
-            if !blobs.contains(digest) {
-                freed += self.blobs.remove(*digest)?;
+    /// Layers that were not on disk for good when the power went.
+    fn drop_torn_layers(&self) -> Result<()> {
+        for (chain, boot_id) in self.blobs.unsynced()? {
+            if boot_id == self.boot_id {
+                continue;
             }
-            let layer = self.blobs.layer_path(*digest);
-            if !layers.contains(digest) && layer.exists() {
-                let tmp = self.blobs.tmp_path();
-                fs::rename(&layer, &tmp).map_err(ImageError::io("remove", &layer))?;
-                doomed.push(tmp);
+            tracing::info!(%chain, "a layer was not yet on disk when the machine went down; dropped");
+            if let Some(tmp) = self.set_layer_aside(chain)? {
+                fs::remove_dir_all(&tmp).map_err(ImageError::io("remove", &tmp))?;
             }
         }
-        // Large layers take a while; nobody needs to wait for that.
-        drop(state);
-        for tmp in doomed {
-            fs::remove_dir_all(&tmp).map_err(ImageError::io("remove", &tmp))?;
+        Ok(())
+    }
+
+    /// Waits until every unpacked layer is on disk for good. Nothing depends on it: a layer that a loss of power comes before is
+    /// unpacked again. Called when the node has nothing better to do, as [`Store::collect`] does.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn settle(&self) -> Result<()> {
+        let unsynced = self.blobs.unsynced()?;
+        if unsynced.is_empty() {
+            return Ok(());
         }
-        Ok(ByteSize(freed))
+        let layers = self.blobs.layers_dir();
+        let sync = || -> io::Result<()> { Ok(rustix::fs::syncfs(File::open(&layers)?)?) };
+        sync().map_err(ImageError::io("sync", &layers))?;
+        for (chain, _) in unsynced {
+            // One removed meanwhile has none.
+            let _ = fs::remove_file(self.blobs.unsynced_path(chain));
+        }
+        Ok(())
     }
 }
 
@@ -424,11 +447,11 @@ pub(crate) fn lookup(catalog: &Catalog, digest: Digest) -> Result<(Digest, &crat
     })
 }
 
-/// The image that a selector means.
+/// The image or index that a selector means.
 pub(crate) fn select(catalog: &Catalog, selector: &Selector) -> Result<Digest> {
     let found = match selector {
-        Selector::Digest(digest) => catalog.image_of(*digest),
-        Selector::Reference(reference) => catalog.resolve(reference),
+        Selector::Digest(digest) => catalog.target_of(*digest),
+        Selector::Reference(reference) => catalog.target(reference),
     };
     found.ok_or_else(|| ImageError::NotFound {
         what: "image",
@@ -436,12 +459,10 @@ pub(crate) fn select(catalog: &Catalog, selector: &Selector) -> Result<Digest> {
     })
 }
 
-fn blobs_and_layers(catalog: &Catalog, digest: Digest) -> BTreeSet<Digest> {
-    let entry = catalog.images.get(&digest);
-    entry
-        .into_iter()
-        .flat_map(|entry| entry.blobs(digest).chain(entry.chain.iter().copied()))
-        .collect()
+/// The kernel's name for the time since the machine was switched on; an empty one never matches a record.
+fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map_or_else(|_| String::new(), |id| id.trim().to_string())
 }
 
 fn lock(dir: &Path) -> Result<File> {

@@ -1,4 +1,4 @@
-//! Reading tars that nobody vouches for.
+//! Reading tars that nobody vouches for, and writing tars that come out the same every time.
 //!
 //! The `tar` crate gives the layout of a header; the walk over the members is here, because it has to bound what a member may
 //! make us hold in memory, take extended attributes with any byte in them, and know whether the tar was complete.
@@ -8,9 +8,11 @@ mod header;
 mod pax;
 mod reader;
 mod sparse;
+mod writer;
 
 pub(crate) use reader::{Kind, Member, TarReader};
 pub(crate) use sparse::Segment;
+pub(crate) use writer::{Entry, TarWriter};
 
 /// A tar that cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,14 @@
 //! One member becomes one file, with its owner, mode, attributes and time.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, Gid, Mode, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::root::Place;
+use super::root::{Place, timestamps};
 use crate::tarball::{Kind, Member, Segment, TarError, TarReader};
 
 /// Why a member could not be applied.
@@ -29,21 +31,18 @@ impl From<TarError> for Failure {
     }
 }
 
-/// Copies through this much at a time.
-const COPY_BUFFER_BYTES: usize = 64 << 10;
 /// The mode bits a file may have, set-user-id and the sticky bit included.
 const MODE_MASK: u32 = 0o7777;
 
-/// Creates what the member describes at a place where nothing is.
-pub(super) fn create<R: Read>(member: &Member, place: &Place, tar: &mut TarReader<R>) -> Result<(), Failure> {
+/// Creates what the member describes, which is no regular file, at a place where nothing is.
+pub(super) fn create_special(member: &Member, place: &Place) -> Result<(), Failure> {
     match member.kind {
-        Kind::File => write_file(member, &mut place.create_file()?, tar)?,
         Kind::Symlink => place.make_symlink(&member.link)?,
         Kind::CharDevice { major, minor } => place.make_node(FileType::CharacterDevice, major, minor)?,
         Kind::BlockDevice { major, minor } => place.make_node(FileType::BlockDevice, major, minor)?,
         Kind::Fifo => place.make_node(FileType::Fifo, 0, 0)?,
-        // The caller's: a folder may exist already, a hard link has its target's metadata.
-        Kind::Directory | Kind::HardLink => return Ok(()),
+        // The caller's: a folder may exist already, a hard link has its target's metadata, a file has data.
+        Kind::Directory | Kind::HardLink | Kind::File => return Ok(()),
     }
     set_metadata(member, place)
 }
@@ -54,12 +53,9 @@ pub(super) fn set_metadata(member: &Member, place: &Place) -> Result<(), Failure
     if member.kind != Kind::Symlink {
         place.set_mode(member.mode & MODE_MASK)?;
     }
-    for (name, value) in member.xattrs.iter().filter(|(name, _)| is_wanted(name)) {
+    for (name, value) in member.xattrs.iter().filter(|(name, _)| is_wanted_xattr(name)) {
         match place.set_xattr(name, value) {
-            // As Docker: an image must run on file systems that lack the attribute.
-            Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
-                tracing::debug!(member = %member.name(), "extended attribute not supported here");
-            }
+            Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => unsupported(member),
             result => result?,
         }
     }
@@ -68,15 +64,45 @@ pub(super) fn set_metadata(member: &Member, place: &Place) -> Result<(), Failure
 
 /// `trusted.overlay.*` would let an image steer overlayfs (redirect a folder to another one); labels of the machine it was
 /// built on mean nothing here.
-fn is_wanted(name: &[u8]) -> bool {
+pub(crate) fn is_wanted_xattr(name: &[u8]) -> bool {
     name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
 }
 
-fn write_file<R: Read>(member: &Member, file: &mut File, tar: &mut TarReader<R>) -> Result<(), Failure> {
-    let mut buffer = vec![0; COPY_BUFFER_BYTES.min(member.size.max(1) as usize)];
+/// Fills the new file and gives it its metadata, through its descriptor: that spares the kernel to find it again each time.
+pub(super) fn write_file<R: Read>(
+    member: &Member,
+    mut file: File,
+    tar: &mut TarReader<R>,
+    buffer: &mut [u8],
+) -> Result<(), Failure> {
+    write_data(member, &mut file, tar, buffer)?;
+    rustix::fs::fchown(&file, Some(Uid::from_raw(member.uid)), Some(Gid::from_raw(member.gid)))
+        .map_err(io::Error::from)?;
+    let mode = Mode::from_raw_mode(member.mode & MODE_MASK);
+    rustix::fs::fchmod(&file, mode).map_err(io::Error::from)?;
+    for (name, value) in member.xattrs.iter().filter(|(name, _)| is_wanted_xattr(name)) {
+        match rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP) => unsupported(member),
+            result => result.map_err(io::Error::from)?,
+        }
+    }
+    Ok(rustix::fs::futimens(&file, &timestamps(member.mtime)).map_err(io::Error::from)?)
+}
+
+/// As Docker: an image must run on file systems that lack the attribute.
+fn unsupported(member: &Member) {
+    tracing::debug!(member = %member.name(), "extended attribute not supported here");
+}
+
+fn write_data<R: Read>(
+    member: &Member,
+    file: &mut File,
+    tar: &mut TarReader<R>,
+    buffer: &mut [u8],
+) -> Result<(), Failure> {
     let Some(segments) = &member.sparse else {
         loop {
-            match tar.read_body(&mut buffer)? {
+            match tar.read_body(buffer)? {
                 0 => return Ok(()),
                 count => file.write_all(&buffer[..count])?,
             }

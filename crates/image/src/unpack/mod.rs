@@ -14,35 +14,42 @@ use std::path::Path;
 use gantry_model::Digest;
 use rustix::fs::FileType;
 
-use crate::compress::decompress;
 use crate::error::{ImageError, Result};
 use crate::hashing::HashingReader;
+use crate::layer_record::{Extent, measure};
 use crate::limits::Limits;
 use crate::tarball::{Kind, Member, TarError, TarReader};
 use file::Failure;
-pub(crate) use root::clean;
+pub(crate) use file::is_wanted_xattr;
 use root::{Place, Root};
+pub(crate) use root::{XATTR_OPAQUE, clean};
 
 /// The prefix of a file that hides one of a lower layer (OCI image specification, "Whiteouts").
-const WHITEOUT_PREFIX: &[u8] = b".wh.";
+pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// Hides all of the folder's content in lower layers.
-const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 /// Other files of AUFS' own book-keeping, which old archives hold.
 const WHITEOUT_META_PREFIX: &[u8] = b".wh..wh.";
 
-/// Unpacks the layer into the existing empty folder `target` and returns the digest of the decompressed tar.
-pub(crate) fn unpack_layer(source: impl Read, target: &Path, what: &str, limits: Limits) -> Result<Digest> {
+/// Copies through this much at a time.
+const COPY_BUFFER_BYTES: usize = 128 << 10;
+
+/// Unpacks the layer into the existing empty folder `target`; returns the digest of the tar and what the folder holds.
+/// `plain` is decompressed already.
+pub(crate) fn unpack_layer(plain: impl Read, target: &Path, what: &str, limits: Limits) -> Result<(Digest, Extent)> {
     let archive = |source| ImageError::Archive {
         what: what.to_string(),
         source,
     };
-    let (_, plain) = decompress(source).map_err(|error| archive(TarError::Read(error)))?;
     let mut hashing = HashingReader::new(plain);
     let mut tar = TarReader::new(&mut hashing, limits);
     let root = Root::open(target).map_err(ImageError::io("open", target))?;
     let mut unpacking = Unpacking {
         root,
         folders: Vec::new(),
+        extent: Extent::default(),
+        recount: false,
+        buffer: vec![0; COPY_BUFFER_BYTES],
     };
     while let Some(member) = tar.next_member().map_err(archive)? {
         unpacking.apply(&member, &mut tar).map_err(|failure| match failure {
@@ -56,13 +63,18 @@ pub(crate) fn unpack_layer(source: impl Read, target: &Path, what: &str, limits:
     }
     tar.drain().map_err(archive)?;
     unpacking.restore_folder_times();
-    Ok(hashing.digest())
+    let extent = unpacking.extent(target).map_err(ImageError::io("read", target))?;
+    Ok((hashing.digest(), extent))
 }
 
 struct Unpacking {
     root: Root,
     /// Folders and their times: set at the end, since every entry made in a folder changes it.
     folders: Vec<(Vec<u8>, (i64, u32))>,
+    extent: Extent,
+    /// A member replaced another one, so the extent is no longer known from counting.
+    recount: bool,
+    buffer: Vec<u8>,
 }
 
 impl Unpacking {
@@ -79,11 +91,49 @@ impl Unpacking {
             Kind::Directory => self.folder(member, &place, &parts)?,
             Kind::HardLink => self.hard_link(member, &place)?,
             Kind::File | Kind::Symlink | Kind::CharDevice { .. } | Kind::BlockDevice { .. } | Kind::Fifo => {
-                self.root.clear(&place)?;
-                file::create(member, &place, tar)?;
+                self.file(member, &place, tar)?;
             }
         }
         Ok(())
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        member: &Member,
+        place: &Place,
+        tar: &mut TarReader<R>,
+    ) -> std::result::Result<(), Failure> {
+        self.extent.entries += 1;
+        if member.kind != Kind::File {
+            self.clear(place)?;
+            return file::create_special(member, place);
+        }
+        self.extent.bytes += member.size;
+        // Hardly ever is there something already, so that is found out by trying.
+        let file = match place.create_file() {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.clear(place)?;
+                place.create_file()?
+            }
+            result => result?,
+        };
+        file::write_file(member, file, tar, &mut self.buffer)
+    }
+
+    /// Removes what an earlier member put here.
+    fn clear(&mut self, place: &Place) -> std::io::Result<()> {
+        self.recount |= self.root.clear(place)?;
+        Ok(())
+    }
+
+    fn extent(&self, target: &Path) -> std::io::Result<Extent> {
+        if self.recount {
+            return measure(target);
+        }
+        Ok(Extent {
+            entries: self.extent.entries + self.root.folders_made(),
+            ..self.extent
+        })
     }
 
     fn apply_to_root(&mut self, member: &Member) -> std::result::Result<(), Failure> {
@@ -100,8 +150,9 @@ impl Unpacking {
             Some(FileType::Directory) => {}
             existing => {
                 let hides = existing == Some(FileType::CharacterDevice) && place.is_whiteout()?;
-                self.root.clear(place)?;
+                self.clear(place)?;
                 place.make_folder()?;
+                self.extent.entries += 1;
                 if hides {
                     // The whiteout of this very layer hid the lower folder; the new one must not show its content again.
                     place.set_opaque()?;
@@ -127,7 +178,8 @@ impl Unpacking {
         if target.is_same_file(place)? {
             return Ok(());
         }
-        self.root.clear(place)?;
+        self.clear(place)?;
+        self.extent.entries += 1;
         Ok(place.link_to(&target)?)
     }
 
@@ -144,7 +196,10 @@ impl Unpacking {
         }
         let place = place.sibling(hidden);
         match place.file_type()? {
-            None => Ok(place.make_whiteout()?),
+            None => {
+                self.extent.entries += 1;
+                Ok(place.make_whiteout()?)
+            }
             // A whiteout speaks of lower layers only; what this layer itself holds stays, and hides what is below.
             Some(FileType::Directory) => Ok(place.set_opaque()?),
             Some(_) => Ok(()),

@@ -18,7 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 /// Marks a folder whose lower layers' content is hidden (Linux, Documentation/filesystems/overlayfs.rst).
-const XATTR_OPAQUE: &str = "trusted.overlay.opaque";
+pub(crate) const XATTR_OPAQUE: &str = "trusted.overlay.opaque";
 /// Mode of folders that members imply without listing them.
 const IMPLIED_FOLDER_MODE: u32 = 0o755;
 /// `openat2` gives EAGAIN when something was renamed anywhere meanwhile; the manual page says to try again.
@@ -44,6 +44,8 @@ pub(super) struct Root {
     folder: Rc<OwnedFd>,
     /// The last parent used: tars list a folder's members together.
     recent: Option<(Vec<u8>, Rc<OwnedFd>)>,
+    /// Folders that members implied without listing them.
+    folders_made: u64,
 }
 
 /// A name in an open folder.
@@ -58,6 +60,7 @@ impl Root {
         Ok(Self {
             folder: Rc::new(openat(CWD, path, flags, Mode::empty())?),
             recent: None,
+            folders_made: 0,
         })
     }
 
@@ -94,16 +97,21 @@ impl Root {
         })
     }
 
-    /// Removes whatever is at the place, so that a member can take it.
-    pub(super) fn clear(&mut self, place: &Place) -> io::Result<()> {
+    /// How many folders were made because members implied them.
+    pub(super) const fn folders_made(&self) -> u64 {
+        self.folders_made
+    }
+
+    /// Removes whatever is at the place, so that a member can take it; true when there was something.
+    pub(super) fn clear(&mut self, place: &Place) -> io::Result<bool> {
         match place.file_type()? {
-            None => return Ok(()),
+            None => return Ok(false),
             Some(FileType::Directory) => fs::remove_dir_all(place.proc_path())?,
             Some(_) => unlinkat(&place.folder, place.name(), AtFlags::empty())?,
         }
         // The cached parent may have been removed, or a link on the way to it.
         self.recent = None;
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn set_folder_time(&self, path: &[u8], mtime: (i64, u32)) -> io::Result<()> {
@@ -111,7 +119,7 @@ impl Root {
         Ok(rustix::fs::futimens(&folder, &timestamps(mtime))?)
     }
 
-    fn open_or_make(&self, parts: &[&[u8]]) -> io::Result<OwnedFd> {
+    fn open_or_make(&mut self, parts: &[&[u8]]) -> io::Result<OwnedFd> {
         match self.open_folder(&parts.join(&b'/')) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => return result,
@@ -129,6 +137,7 @@ impl Root {
                         Mode::from_raw_mode(IMPLIED_FOLDER_MODE),
                         AtFlags::empty(),
                     )?;
+                    self.folders_made += 1;
                     self.open_folder(&path)?
                 }
                 result => result?,
@@ -291,7 +300,7 @@ impl Place {
 }
 
 /// Access time is set alike: layers are read-only and mounted without it.
-const fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
+pub(super) const fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
     let time = Timespec {
         tv_sec: seconds,
         tv_nsec: nanos as _,

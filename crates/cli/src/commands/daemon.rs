@@ -18,6 +18,9 @@ pub const AGENT_FOLDER: &str = "/var/lib/gantry/agent";
 /// Folder of what need not outlive the machine's running.
 pub const RUN_FOLDER: &str = "/run/gantry";
 
+/// Exit status of a process that a person did not let finish, as shells have it for SIGINT.
+const INTERRUPTED: i32 = 130;
+
 /// An address of the documentation range (RFC 5737): nothing is sent there, it only asks for the default route.
 const ANYWHERE: &str = "192.0.2.1:9";
 
@@ -128,7 +131,8 @@ pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
             };
             if urgent {
                 tracing::warn!(signal = name, "ending at once");
-                std::process::exit(130);
+                // No exit handlers: those of the database abort the process while it is open.
+                gantry_sys::process::exit_now(INTERRUPTED);
             }
             tracing::info!(signal = name, "stopping");
             stop.cancel();

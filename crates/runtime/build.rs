@@ -37,7 +37,8 @@ const PROFILE: &[(&str, &str)] = &[
 ];
 
 fn main() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // Asked when it runs: a build script of another checkout that shares the target folder is used again here.
+    let workspace = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("../..");
     for source in [
         "crates/shim/src",
         "crates/shim/Cargo.toml",

@@ -48,8 +48,10 @@ fn tidy() -> Result<(), String> {
     Err(format!("{} findings", findings.len()))
 }
 
-/// The folder that holds the workspace's `Cargo.toml`.
+/// The folder that holds the workspace's `Cargo.toml`: of the checkout that cargo runs this for, which is another than it was
+/// built for when checkouts share a target folder.
 fn workspace_root() -> std::path::PathBuf {
-    let manifest_dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest_dir = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let manifest_dir = std::path::Path::new(&manifest_dir);
     manifest_dir.ancestors().nth(2).unwrap_or(manifest_dir).to_path_buf()
 }

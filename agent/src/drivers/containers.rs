@@ -146,6 +146,7 @@ impl Inner {
             data_files: data.into_iter().map(data_file).collect(),
             cgroup_parent: self.cgroup_parent.clone(),
             log: LogSettings::at(log),
+            options: gantry_runtime::LaunchOptions::default(),
         }
     }
 
@@ -170,7 +171,8 @@ impl Inner {
                 Ok(Found::Running { pid, started_at })
             }
             State::Exited(exit) if marked == attempt.to_string() => Ok(Found::Exited(exit)),
-            State::Exited(_) => Ok(Found::Nothing),
+            // Replicas are never held.
+            State::Exited(_) | State::Created { .. } => Ok(Found::Nothing),
         }
     }
 

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gantry_shim::plan::ProcessPlan;
+use gantry_shim::plan::{CapabilitySets, ProcessPlan, UserPlan};
 use gantry_shim::wire::{Request, Response};
 
 use crate::handle::{Handle, read_record, readable_within, send, shim_error};
@@ -88,9 +88,17 @@ impl Handle {
 }
 
 fn plan(first: ProcessPlan, spec: &ExecSpec) -> ProcessPlan {
-    let (user, group) = match &spec.user {
-        Some(user) => split_user(user),
-        None => (first.user, first.group),
+    let user = match &spec.user {
+        // As in Docker, groups that were added to the container's user are not added to another.
+        Some(user) => {
+            let (user, group) = split_user(user);
+            UserPlan::Named {
+                user,
+                group,
+                group_add: Vec::new(),
+            }
+        }
+        None => first.user,
     };
     let name_of = |variable: &str| variable.split('=').next().unwrap_or_default().to_string();
     let is_kept = |variable: &String| !spec.env.iter().any(|new| name_of(new) == name_of(variable));
@@ -101,14 +109,14 @@ fn plan(first: ProcessPlan, spec: &ExecSpec) -> ProcessPlan {
         env,
         cwd: spec.cwd.clone().unwrap_or(first.cwd),
         user,
-        group,
         capabilities: if spec.privileged {
-            capability::ALL
+            CapabilitySets::alike(capability::ALL)
         } else {
             first.capabilities
         },
-        seccomp: if spec.privileged { Vec::new() } else { first.seccomp },
+        seccomp: if spec.privileged { None } else { first.seccomp },
         tty: spec.tty,
+        console_size: None,
         stdin: spec.stdin,
         ..first
     }

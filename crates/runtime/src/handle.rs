@@ -26,6 +26,11 @@ const CODE_SHIM_LOST: i32 = 128 + nix::libc::SIGKILL;
 /// Whether a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
+    /// It is set up, and waits for [`Handle::start`].
+    Created {
+        /// Its first process, in the pid namespace of whoever launched it.
+        pid: u32,
+    },
     /// It runs.
     Running {
         /// Its first process, in the pid namespace of whoever launched it.
@@ -84,6 +89,9 @@ impl Handle {
             return Ok(State::Exited(exit));
         }
         match self.request("ask", &Request::State) {
+            Ok((Response::Created { pid, .. }, _)) => Ok(State::Created {
+                pid: u32::try_from(pid).unwrap_or(0),
+            }),
             Ok((Response::Running { pid, started_at_ms, .. }, _)) => Ok(State::Running {
                 pid: u32::try_from(pid).unwrap_or(0),
                 started_at: Timestamp(started_at_ms),
@@ -171,7 +179,18 @@ impl Handle {
         }
         match self.state()? {
             State::Exited(exit) => Ok(Some(exit)),
-            State::Running { .. } => Ok(None),
+            State::Created { .. } | State::Running { .. } => Ok(None),
+        }
+    }
+
+    /// Lets a container that is held execute its program; returns when it has.
+    ///
+    /// # Errors
+    /// [`HandleError::Refused`] when it could not, or was started before, [`HandleError::Ended`] when it has ended meanwhile.
+    pub fn start(&self) -> Result<Timestamp, HandleError> {
+        match self.request("start", &Request::Start)? {
+            (Response::Running { started_at_ms, .. }, _) => Ok(Timestamp(started_at_ms)),
+            _ => Err(shim_error("start", &self.bundle, ErrorKind::InvalidData.into())),
         }
     }
 
@@ -308,16 +327,17 @@ pub(crate) fn shim_error(act: &'static str, bundle: &Path, source: io::Error) ->
 
 /// Connects by a short name through the folder's descriptor: a unix address holds 108 bytes, paths more.
 fn dial(bundle: &Path) -> Result<OwnedFd, Errno> {
+    dial_at(bundle, SOCKET_FILE)
+}
+
+pub(crate) fn dial_at(bundle: &Path, name: &str) -> Result<OwnedFd, Errno> {
     let folder = open(
         bundle,
         OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
         Mode::empty(),
     )?;
     let connection = make_socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
-    let name = format!(
-        "/proc/self/fd/{}/{SOCKET_FILE}",
-        std::os::fd::AsRawFd::as_raw_fd(&folder)
-    );
+    let name = format!("/proc/self/fd/{}/{name}", std::os::fd::AsRawFd::as_raw_fd(&folder));
     connect(
         std::os::fd::AsRawFd::as_raw_fd(&connection),
         &UnixAddr::new(name.as_str())?,

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use gantry_model::ByteSize;
-use gantry_model::spec::{ContainerSpec, HealthCheck, Propagation, Resources};
+use gantry_model::spec::{ContainerSpec, DeviceSpec, HealthCheck, Propagation, Resources};
+use gantry_shim::plan::{HooksPlan, MountPlan};
 
 /// One container to launch.
 #[derive(Debug, Clone)]
@@ -35,6 +36,47 @@ pub struct LaunchInput<'a> {
     pub cgroup_parent: String,
     /// Where its output goes.
     pub log: LogSettings,
+    /// What only some containers need.
+    pub options: LaunchOptions,
+}
+
+/// What only some containers need.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LaunchOptions {
+    /// It is set up, and waits for [`crate::Handle::start`] before it executes its program.
+    pub hold: bool,
+    /// Its own range of the node's user and group ids, when the spec asks for one; the caller gives no two containers the same.
+    pub user_ids: Option<UserIds>,
+    /// The containers whose namespaces it shares.
+    pub peers: Peers,
+    /// Programs that devices bring along.
+    pub hooks: HooksPlan,
+    /// Further device nodes, with their rules: those of CDI.
+    pub devices: Vec<DeviceSpec>,
+    /// Lines and characters per line of its terminal at the start.
+    pub console_size: Option<(u16, u16)>,
+}
+
+/// A range of ids of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UserIds {
+    /// The first, which is root inside.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// First processes of the containers that a spec's `container:` modes name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// For `pid`.
+    pub pid: Option<u32>,
+    /// For `ipc`.
+    pub ipc: Option<u32>,
+    /// For `uts`.
+    pub uts: Option<u32>,
+    /// For `cgroup`.
+    pub cgroup: Option<u32>,
 }
 
 /// The defaults that an image brings along.
@@ -106,6 +148,13 @@ pub enum ResolvedMountKind {
         /// Mode of its root; 0o1777 when absent.
         mode: Option<u32>,
     },
+    /// Memory with options as `docker run --tmpfs` takes them, such as `rw`, `exec`, `size=64m`, `mode=700`, `uid=33`.
+    TmpfsWith {
+        /// The options.
+        options: Vec<String>,
+    },
+    /// Exactly this step of the plan; its target is that of the mount.
+    Plan(Box<MountPlan>),
 }
 
 /// A file of the node's, bound writable over the image's.

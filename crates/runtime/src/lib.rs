@@ -10,6 +10,7 @@
 //! Deliberately not here: pulling and unpacking images, making volumes and networks, restart policies, health.
 
 mod capability;
+mod devices;
 mod embed;
 mod error;
 mod exec;
@@ -18,22 +19,29 @@ mod input;
 mod launch;
 pub mod logs;
 mod mounts;
+mod namespaces;
+mod options;
 mod paths;
 mod prepare;
 mod process;
 mod seccomp;
 mod signal;
 mod sysctl;
+mod unattended;
 
 pub use embed::install_shim;
 pub use error::{HandleError, LaunchError};
 pub use exec::{ExecSession, ExecSpec, ExecStreams};
 pub use gantry_shim::Failure;
-pub use gantry_shim::plan::LaunchPlan;
+pub use gantry_shim::plan::{self, LaunchPlan};
 pub use handle::{Handle, State};
 pub use input::{
-    DataFile, HostFile, ImageDefaults, LaunchInput, LogSettings, Network, ResolvedMount, ResolvedMountKind,
+    DataFile, HostFile, ImageDefaults, LaunchInput, LaunchOptions, LogSettings, Network, Peers, ResolvedMount,
+    ResolvedMountKind, UserIds,
 };
-pub use launch::{Launched, launch};
+pub use launch::{Launched, PassedFds, exec_unattended, launch, launch_with, run_hooks};
+pub use options::{BindDepth, MountOptions};
+pub use paths::{cgroup_mounts, default_device_rules, default_devices};
 pub use prepare::prepare;
 pub use signal::stop_signal;
+pub use unattended::{Progress, Unattended};

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 
 use gantry_model::spec::Propagation;
 use gantry_model::{Class, Problem};
-use gantry_shim::plan::{FilePlan, MountPlan, MountSource, PropagationPlan, SharingPlan};
-use gantry_sys::mount::attribute::{NO_DEV, NO_EXEC, NO_SUID, READ_ONLY};
+use gantry_shim::plan::{AttributePlan, FilePlan, IdmapPlan, MountPlan, MountSource, PropagationPlan, SharingPlan};
+use gantry_sys::mount::attribute::READ_ONLY;
 
+use crate::options::MountOptions;
 use crate::{DataFile, HostFile, LaunchError, ResolvedMount, ResolvedMountKind};
 
 /// Default mode of a tmpfs, as in Docker.
 const TMPFS_MODE_DEFAULT: u32 = 0o1777;
 
-const PRIVATE: PropagationPlan = PropagationPlan {
+pub(crate) const PRIVATE: PropagationPlan = PropagationPlan {
     sharing: SharingPlan::Private,
     recursive: true,
 };
@@ -31,43 +32,70 @@ pub(crate) fn merge(defaults: Vec<MountPlan>, mut users: Vec<MountPlan>) -> Vec<
 pub(crate) fn plan(mount: &ResolvedMount) -> Result<MountPlan, LaunchError> {
     check_target(&mount.target)?;
     let read_only = if mount.read_only { READ_ONLY } else { 0 };
-    let (source, attributes) = match &mount.kind {
+    let mut plan = match &mount.kind {
         ResolvedMountKind::Bind {
             source,
             create_host_path,
             propagation,
         } => {
             require_source(source, *create_host_path)?;
-            (bind(source, sharing(*propagation), false), read_only)
+            bind(source, &mount.target, sharing(*propagation), false)
         }
         ResolvedMountKind::Volume { source, copy_up } => {
             require_source(source, false)?;
-            (bind(source, PRIVATE, *copy_up), read_only)
+            bind(source, &mount.target, PRIVATE, *copy_up)
         }
         ResolvedMountKind::Tmpfs { size, mode } => {
-            let mode = mode.unwrap_or(TMPFS_MODE_DEFAULT);
-            let mut options = vec![("mode".to_string(), Some(format!("{mode:o}")))];
-            options.extend(size.map(|size| ("size".to_string(), Some(size.0.to_string()))));
-            let source = MountSource::FileSystem {
-                kind: "tmpfs".to_string(),
-                options,
-            };
-            (source, read_only | NO_SUID | NO_DEV | NO_EXEC)
+            let size = size.map(|size| format!("size={}", size.0));
+            let mode = mode.map(|mode| format!("mode={mode:o}"));
+            tmpfs(&mount.target, size.iter().chain(&mode).map(String::as_str))
         }
+        ResolvedMountKind::TmpfsWith { options } => tmpfs(&mount.target, options.iter().map(String::as_str)),
+        ResolvedMountKind::Plan(plan) => MountPlan {
+            target: mount.target.clone(),
+            ..plan.as_ref().clone()
+        },
     };
-    Ok(MountPlan {
-        target: mount.target.clone(),
-        source,
-        attributes,
-    })
+    // Of the mounts below a bind as well, as Docker does since Engine 25.
+    plan.recursive_attributes.set |= read_only;
+    Ok(plan)
 }
 
-fn bind(path: &Path, propagation: PropagationPlan, copy_up: bool) -> MountSource {
-    MountSource::Bind {
-        path: path.to_path_buf(),
-        recursive: true,
-        propagation,
-        copy_up,
+/// What Docker mounts: nothing executable, no devices, no set-user-id, unless the options say so.
+fn tmpfs<'a>(target: &Path, options: impl Iterator<Item = &'a str>) -> MountPlan {
+    let parsed = MountOptions::parse(["nosuid", "nodev", "noexec"].into_iter().chain(options));
+    let mut data = parsed.data;
+    if !data.iter().any(|(key, _)| key == "mode") {
+        data.push(("mode".to_string(), Some(format!("{TMPFS_MODE_DEFAULT:o}"))));
+    }
+    MountPlan {
+        target: target.to_path_buf(),
+        source: MountSource::FileSystem {
+            kind: "tmpfs".to_string(),
+            source: String::new(),
+            options: data,
+            copy_up: parsed.copy_up,
+        },
+        attributes: AttributePlan::setting(parsed.attributes.set),
+        recursive_attributes: AttributePlan::default(),
+        propagation: parsed.propagation,
+        idmap: None,
+    }
+}
+
+/// Files keep the ids that they have on disk, also where the container has a range of its own.
+pub(crate) fn bind(path: &Path, target: &Path, propagation: PropagationPlan, copy_up: bool) -> MountPlan {
+    MountPlan {
+        target: target.to_path_buf(),
+        source: MountSource::Bind {
+            path: path.to_path_buf(),
+            recursive: true,
+            copy_up,
+        },
+        attributes: AttributePlan::default(),
+        recursive_attributes: AttributePlan::default(),
+        propagation: Some(propagation),
+        idmap: Some(IdmapPlan::CONTAINER),
     }
 }
 
@@ -135,11 +163,7 @@ fn host_file(file: &HostFile, path: PathBuf) -> Result<MountPlan, LaunchError> {
         path: path.clone(),
         source,
     })?;
-    Ok(MountPlan {
-        target: file.target.clone(),
-        source: bind(&path, PRIVATE, false),
-        attributes: 0,
-    })
+    Ok(bind(&path, &file.target, PRIVATE, false))
 }
 
 pub(crate) fn data_files(files: &[DataFile]) -> Result<Vec<FilePlan>, LaunchError> {

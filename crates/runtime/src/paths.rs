@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use gantry_cgroup::{Access, DeviceKind, DeviceRule, Layout};
 use gantry_model::ByteSize;
-use gantry_shim::plan::{DevicePlan, MountPlan, MountSource};
+use gantry_model::spec::{ContainerSpec, NamespaceMode};
+use gantry_shim::plan::{AttributePlan, DeviceKindPlan, DevicePlan, MountPlan, MountSource};
 use gantry_sys::mount::attribute::{NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, STRICT_ATIME};
+
+use crate::{Peers, mounts};
 
 /// Size of `/dev/shm` when the spec does not say, as in Docker.
 const SHM_SIZE_DEFAULT: ByteSize = ByteSize::mib(64);
@@ -42,17 +45,21 @@ fn file_system(kind: &str, target: &str, options: &[(&str, &str)], attributes: u
         target: PathBuf::from(target),
         source: MountSource::FileSystem {
             kind: kind.to_string(),
+            source: String::new(),
             options: options.iter().map(option).collect(),
+            copy_up: false,
         },
-        attributes,
+        attributes: AttributePlan::setting(attributes),
+        recursive_attributes: AttributePlan::default(),
+        propagation: None,
+        idmap: None,
     }
 }
 
 /// The file systems, in order.
-pub(crate) fn mounts(layout: &Layout, shm_size: Option<ByteSize>, privileged: bool) -> Vec<MountPlan> {
+pub(crate) fn mounts(layout: &Layout, container: &ContainerSpec, peers: Peers) -> Vec<MountPlan> {
     let quiet = NO_SUID | NO_EXEC | NO_DEV;
-    let unless_privileged = if privileged { 0 } else { READ_ONLY };
-    let shm_size = shm_size.unwrap_or(SHM_SIZE_DEFAULT).0.to_string();
+    let unless_privileged = if container.privileged { 0 } else { READ_ONLY };
     let terminals = [("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
     let mut mounts = vec![
         file_system("proc", "/proc", &[], quiet),
@@ -63,26 +70,55 @@ pub(crate) fn mounts(layout: &Layout, shm_size: Option<ByteSize>, privileged: bo
             NO_SUID | STRICT_ATIME,
         ),
         file_system("devpts", "/dev/pts", &terminals, NO_SUID | NO_EXEC),
-        file_system("tmpfs", "/dev/shm", &[("mode", "1777"), ("size", &shm_size)], quiet),
-        file_system("mqueue", "/dev/mqueue", &[], quiet),
-        file_system("sysfs", "/sys", &[], quiet | unless_privileged),
     ];
-    if layout.is_v2() {
-        mounts.push(file_system("cgroup2", "/sys/fs/cgroup", &[], quiet | unless_privileged));
-        return mounts;
+    mounts.extend(shared_memory(container, peers, quiet));
+    mounts.push(file_system("mqueue", "/dev/mqueue", &[], quiet));
+    mounts.push(file_system("sysfs", "/sys", &[], quiet | unless_privileged));
+    mounts.extend(cgroup_mounts(layout, unless_privileged == 0));
+    mounts
+}
+
+/// Whoever shares its System V memory with another shares the POSIX memory as well.
+fn shared_memory(container: &ContainerSpec, peers: Peers, quiet: u64) -> Option<MountPlan> {
+    let target = Path::new("/dev/shm");
+    let of_another = |source: &Path| MountPlan {
+        idmap: None,
+        ..mounts::bind(source, target, mounts::PRIVATE, false)
+    };
+    match &container.ipc {
+        NamespaceMode::None => None,
+        NamespaceMode::Host => Some(of_another(target)),
+        NamespaceMode::Container(_) => peers
+            .ipc
+            .map(|pid| of_another(Path::new(&format!("/proc/{pid}/root/dev/shm")))),
+        NamespaceMode::Private | NamespaceMode::Shareable => {
+            let size = container.shm_size.unwrap_or(SHM_SIZE_DEFAULT).0.to_string();
+            Some(file_system(
+                "tmpfs",
+                "/dev/shm",
+                &[("mode", "1777"), ("size", &size)],
+                quiet,
+            ))
+        }
     }
-    mounts.push(file_system("tmpfs", "/sys/fs/cgroup", &[("mode", "0755")], quiet));
+}
+
+/// Where the container sees its control groups.
+#[must_use]
+pub fn cgroup_mounts(layout: &Layout, writable: bool) -> Vec<MountPlan> {
+    let quiet = NO_SUID | NO_EXEC | NO_DEV;
+    let read_only = if writable { 0 } else { READ_ONLY };
+    if layout.is_v2() {
+        return vec![file_system("cgroup2", "/sys/fs/cgroup", &[], quiet | read_only)];
+    }
+    let mut mounts = vec![file_system("tmpfs", "/sys/fs/cgroup", &[("mode", "0755")], quiet)];
     for (mount, controllers) in layout.v1_mounts() {
         let name = mount
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let options: Vec<(&str, &str)> = controllers.iter().map(|controller| (controller.name(), "")).collect();
-        mounts.push(file_system(
-            "cgroup",
-            &format!("/sys/fs/cgroup/{name}"),
-            &options,
-            quiet | unless_privileged,
-        ));
+        let target = format!("/sys/fs/cgroup/{name}");
+        mounts.push(file_system("cgroup", &target, &options, quiet | read_only));
     }
     mounts
 }
@@ -97,11 +133,12 @@ const DEVICES: &[(&str, u32, u32)] = &[
     ("/dev/tty", 5, 0),
 ];
 
-/// The device nodes.
-pub(crate) fn devices() -> Vec<DevicePlan> {
+/// The device nodes that every container has.
+#[must_use]
+pub fn default_devices() -> Vec<DevicePlan> {
     let node = |(path, major, minor): &(&str, u32, u32)| DevicePlan {
         path: PathBuf::from(path),
-        is_block: false,
+        kind: DeviceKindPlan::Character,
         major: *major,
         minor: *minor,
         mode: 0o666,
@@ -111,52 +148,9 @@ pub(crate) fn devices() -> Vec<DevicePlan> {
     DEVICES.iter().map(node).collect()
 }
 
-/// Every device node of the node itself, for privileged containers.
-pub(crate) fn node_devices() -> Vec<DevicePlan> {
-    let mut found = Vec::new();
-    collect_devices(Path::new("/dev"), &mut found);
-    found
-}
-
-/// Folders with file systems of their own, and what is made otherwise.
-const NOT_COPIED: &[&str] = &[
-    "/dev/pts",
-    "/dev/shm",
-    "/dev/mqueue",
-    "/dev/fd",
-    "/dev/console",
-    "/dev/ptmx",
-];
-
-fn collect_devices(folder: &Path, found: &mut Vec<DevicePlan>) {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if NOT_COPIED.iter().any(|skipped| path == Path::new(skipped)) {
-            continue;
-        }
-        let Ok(metadata) = std::fs::symlink_metadata(&path) else {
-            continue;
-        };
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            collect_devices(&path, found);
-        } else if kind.is_block_device() || kind.is_char_device() {
-            found.push(DevicePlan {
-                path,
-                is_block: kind.is_block_device(),
-                major: nix::sys::stat::major(metadata.rdev()) as u32,
-                minor: nix::sys::stat::minor(metadata.rdev()) as u32,
-                mode: metadata.mode() & 0o7777,
-                uid: metadata.uid(),
-                gid: metadata.gid(),
-            });
-        }
-    }
-}
-
-/// The devices that a container may use: making any node, and using the default ones, terminals included.
-pub(crate) fn device_rules() -> Vec<DeviceRule> {
+/// The devices that every container may use: making any node, and using the default ones, terminals included.
+#[must_use]
+pub fn default_device_rules() -> Vec<DeviceRule> {
     let character = |major, minor, access| DeviceRule {
         kind: DeviceKind::Character,
         major,

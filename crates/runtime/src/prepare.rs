@@ -10,11 +10,15 @@ use std::path::{Path, PathBuf};
 
 use gantry_cgroup::{DevicePolicy, Group, Layout, Limits};
 use gantry_model::{Class, Problem};
-use gantry_shim::plan::{CgroupPlan, LaunchPlan, LogPlan, MountPlan, NetworkPlan, RootPlan};
+use gantry_shim::plan::{
+    AttendancePlan, CgroupPlan, IdRanges, LaunchPlan, LogPlan, MountPlan, MountSource, NamespacePlan, NamespacesPlan,
+    RootPlan, RootSource,
+};
 use gantry_shim::{EXIT_FILE, STATE_FILE};
+use gantry_sys::mount::attribute::READ_ONLY;
 use serde::{Deserialize, Serialize};
 
-use crate::{LaunchError, LaunchInput, Network, handle, mounts, paths, process, sysctl};
+use crate::{LaunchError, LaunchInput, devices, handle, mounts, namespaces, paths, process, sysctl};
 
 /// [`ContainerRecord`], in the bundle.
 pub(crate) const CONTAINER_FILE: &str = "container.json";
@@ -23,6 +27,44 @@ pub(crate) const PROCESS_FILE: &str = "process.json";
 
 /// Group of all shims below the agent's parent group.
 const SHIMS: &str = "shims";
+
+/// [`RootRecord`], in the bundle.
+pub(crate) const ROOT_FILE: &str = "root.json";
+
+/// How the container's root is put together, to look into it when it does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RootRecord {
+    pub(crate) lower: Vec<PathBuf>,
+    pub(crate) writable: PathBuf,
+    pub(crate) mount_point: PathBuf,
+    /// Binds: source on the node, target inside, whether read-only.
+    pub(crate) binds: Vec<(PathBuf, PathBuf, bool)>,
+    /// The node's ids for those inside, when they differ.
+    pub(crate) ranges: Option<IdRanges>,
+}
+
+impl RootRecord {
+    fn of(root: &RootPlan, mounts: &[MountPlan], namespaces: &NamespacesPlan) -> Self {
+        let (lower, writable) = match &root.source {
+            RootSource::Layers { lower, writable } => (lower.clone(), writable.clone()),
+            RootSource::Folder(folder) => (Vec::new(), folder.clone()),
+        };
+        let bind = |mount: &MountPlan| match &mount.source {
+            MountSource::Bind { path, .. } => {
+                let is_read_only = mount.recursive_attributes.set & READ_ONLY != 0;
+                Some((path.clone(), mount.target.clone(), is_read_only))
+            }
+            MountSource::FileSystem { .. } => None,
+        };
+        Self {
+            lower,
+            writable,
+            mount_point: root.mount_point.clone(),
+            binds: mounts.iter().filter_map(bind).collect(),
+            ranges: namespaces.user.ranges().cloned(),
+        }
+    }
+}
 
 /// What a later agent needs to know about a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,51 +80,49 @@ pub(crate) struct ContainerRecord {
 /// When the input asks for what does not exist, or the node's disk or control groups refuse.
 pub fn prepare(input: &LaunchInput<'_>, layout: &Layout) -> Result<LaunchPlan, LaunchError> {
     check(input)?;
+    let container = input.container;
     let process = process::plan(input).map_err(LaunchError::Invalid)?;
-    let sysctls = sysctl::plan(&input.container.sysctls, &input.network).map_err(LaunchError::Invalid)?;
-    let root = make_bundle(input)?;
-    let privileged = input.container.privileged;
-    let defaults = paths::mounts(layout, input.container.shm_size, privileged);
+    let sysctls = sysctl::plan(container, &input.network).map_err(LaunchError::Invalid)?;
+    let namespaces = namespaces::plan(input).map_err(LaunchError::Invalid)?;
+    let devices = devices::plan(input).map_err(LaunchError::Invalid)?;
+    let root = make_bundle(input, &namespaces)?;
+    let defaults = paths::mounts(layout, container, input.options.peers);
     let mounts = mounts::merge(defaults, user_mounts(input)?);
-    let brings_own_dev = input.mounts.iter().any(|mount| mount.target == Path::new("/dev"));
-    let devices = match (brings_own_dev, privileged) {
-        (true, _) => Vec::new(),
-        (false, true) => paths::node_devices(),
-        (false, false) => paths::devices(),
-    };
+    let is_open = container.privileged || container.system_paths_unconfined;
     let restricted = |list: &[&str]| {
-        if privileged {
-            Vec::new()
-        } else {
-            list.iter().map(PathBuf::from).collect()
-        }
+        let paths = list.iter().filter(|_| !is_open);
+        paths.map(PathBuf::from).collect()
     };
     write_record(&input.bundle, PROCESS_FILE, &process)?;
+    write_record(&input.bundle, ROOT_FILE, &RootRecord::of(&root, &mounts, &namespaces))?;
+    let has_own_names = namespaces.uts == NamespacePlan::New;
     Ok(LaunchPlan {
         id: input.id.clone(),
         bundle: input.bundle.clone(),
+        attendance: Some(AttendancePlan {
+            shim_procs: shim_group(input, layout)?,
+            log: LogPlan {
+                path: input.log.path.clone(),
+                size_max: input.log.size_max.0,
+                files_max: input.log.files_max.max(1),
+            },
+        }),
+        hold: input.options.hold,
         root,
-        network: match &input.network {
-            Network::Path(path) => NetworkPlan::Path(path.clone()),
-            Network::Empty => NetworkPlan::Empty,
-            Network::Host => NetworkPlan::Host,
-        },
-        hostname: input.hostname.clone(),
-        domain_name: String::new(),
+        hostname: has_own_names.then(|| input.hostname.clone()),
+        domain_name: container.domainname.clone().filter(|_| has_own_names),
         mounts,
         files: mounts::data_files(&input.data_files)?,
-        devices,
+        device_links: !input.mounts.iter().any(|mount| mount.target == Path::new("/dev")),
+        devices: devices.nodes,
         masked_paths: restricted(paths::MASKED),
         read_only_paths: restricted(paths::READ_ONLY_PATHS),
         sysctls,
-        cgroup: make_cgroup(input, layout)?,
+        cgroup: make_cgroup(input, layout, devices.policy)?,
         process,
-        init: input.container.init,
-        log: LogPlan {
-            path: input.log.path.clone(),
-            size_max: input.log.size_max.0,
-            files_max: input.log.files_max.max(1),
-        },
+        init: container.init,
+        hooks: input.options.hooks.clone(),
+        namespaces,
     })
 }
 
@@ -114,7 +154,7 @@ fn user_mounts(input: &LaunchInput<'_>) -> Result<Vec<MountPlan>, LaunchError> {
     Ok(all)
 }
 
-fn make_bundle(input: &LaunchInput<'_>) -> Result<RootPlan, LaunchError> {
+fn make_bundle(input: &LaunchInput<'_>, namespaces: &NamespacesPlan) -> Result<RootPlan, LaunchError> {
     let bundle = &input.bundle;
     make_folder(bundle, 0o700)?;
     for name in ["upper", "root", "empty"] {
@@ -143,15 +183,18 @@ fn make_bundle(input: &LaunchInput<'_>) -> Result<RootPlan, LaunchError> {
     write_record(bundle, CONTAINER_FILE, &record)?;
     let has_layers = !input.layers.is_empty();
     Ok(RootPlan {
-        lower: if has_layers {
-            input.layers.clone()
-        } else {
-            vec![bundle.join("empty")]
+        source: RootSource::Layers {
+            lower: if has_layers {
+                input.layers.clone()
+            } else {
+                vec![bundle.join("empty")]
+            },
+            writable: bundle.clone(),
         },
-        upper: bundle.join("upper"),
-        work: bundle.join("work"),
         mount_point: bundle.join("root"),
         read_only: input.container.read_only,
+        propagation: None,
+        idmap: namespaces.user.ranges().is_some(),
     })
 }
 
@@ -181,22 +224,23 @@ fn write_record(bundle: &Path, name: &str, record: &impl Serialize) -> Result<()
         })
 }
 
-fn make_cgroup(input: &LaunchInput<'_>, layout: &Layout) -> Result<CgroupPlan, LaunchError> {
-    let resources = input.resources;
+fn shim_group(input: &LaunchInput<'_>, layout: &Layout) -> Result<Vec<PathBuf>, LaunchError> {
+    let group = Group::at(layout, &input.cgroup_parent, SHIMS);
+    if !group.exists() {
+        Group::create(layout, &input.cgroup_parent, SHIMS, &Limits::default())?;
+    }
+    Ok(group.procs_files())
+}
+
+fn make_cgroup(input: &LaunchInput<'_>, layout: &Layout, devices: DevicePolicy) -> Result<CgroupPlan, LaunchError> {
     let limits = Limits {
-        devices: Some(if input.container.privileged {
-            DevicePolicy::everything()
-        } else {
-            DevicePolicy::only(&paths::device_rules())
-        }),
-        ..Limits::of(resources)?
+        devices: Some(devices),
+        ..Limits::of(input.resources)?
     };
-    let shims = Group::create(layout, &input.cgroup_parent, SHIMS, &Limits::default())?;
     let group = Group::create(layout, &input.cgroup_parent, &input.id, &limits)?;
     let oom = group.oom_source()?;
     Ok(CgroupPlan {
         procs: group.procs_files(),
-        shim_procs: shims.procs_files(),
         gathering_folder: group.gathering_folder()?,
         oom_file: oom.file,
         oom_key: oom.key.to_string(),

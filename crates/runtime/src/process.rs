@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use gantry_model::spec::{ContainerSpec, Ulimit};
 use gantry_model::{Class, Problem};
-use gantry_shim::plan::ProcessPlan;
+use gantry_shim::plan::{CapabilitySets, ProcessPlan, UserPlan};
 
 use crate::{ImageDefaults, LaunchInput, capability, seccomp};
 
@@ -20,30 +20,59 @@ pub(crate) fn plan(input: &LaunchInput<'_>) -> Result<ProcessPlan, Problem> {
     } else {
         capability::resolve(&container.cap_add, &container.cap_drop)?
     };
-    let is_unfiltered = container.privileged || container.seccomp_unconfined;
+    let filter = if container.privileged || container.seccomp_unconfined {
+        None
+    } else {
+        Some(seccomp::plan(container.seccomp_profile.as_deref(), capabilities)?)
+    };
     Ok(ProcessPlan {
         args: command(container, image)?,
         env: environment(&image.env, &container.environment),
         cwd: working_folder(container, image)?,
-        user,
-        group,
-        group_add: container.group_add.clone(),
-        capabilities,
-        no_new_privileges: container.no_new_privileges,
-        seccomp: if is_unfiltered {
-            Vec::new()
-        } else {
-            seccomp::filter(capabilities)
+        usual_env: true,
+        user: UserPlan::Named {
+            user,
+            group,
+            group_add: container.group_add.clone(),
         },
+        umask: None,
+        capabilities: CapabilitySets::alike(capabilities),
+        no_new_privileges: container.no_new_privileges,
+        seccomp: filter,
+        apparmor: apparmor(container)?,
         rlimits: container
             .ulimits
             .iter()
             .map(|(name, limit)| rlimit(name, *limit))
             .collect::<Result<_, _>>()?,
         oom_score_adj: Some(container.oom_score_adj.unwrap_or(0)),
+        scheduler: None,
+        io_priority: None,
+        personality: None,
         tty: container.tty,
+        console_size: input.options.console_size,
         stdin: container.stdin_open,
+        passed_fds: 0,
+        console_socket: None,
     })
+}
+
+/// A profile that cannot be applied is an error: it would protect from nothing, silently.
+fn apparmor(container: &ContainerSpec) -> Result<Option<String>, Problem> {
+    let profile = container
+        .apparmor_profile
+        .as_deref()
+        .filter(|name| *name != "unconfined");
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    let is_enabled = enabled.is_ok_and(|text| text.starts_with('Y'));
+    match profile {
+        Some(name) if !is_enabled && !container.privileged => {
+            let reason = format!("AppArmor profile '{name}' cannot be applied: this node's kernel has no AppArmor");
+            Err(Problem::new(Class::Invalid, "", reason)
+                .remedy("leave out `security_opt: apparmor:…`, or constrain the service to nodes that have AppArmor"))
+        }
+        profile => Ok(profile.filter(|_| !container.privileged).map(str::to_string)),
+    }
 }
 
 /// The image's command only counts together with the image's own entrypoint.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use gantry_model::spec::{ContainerSpec, NamespaceMode};
 use gantry_model::{Class, Problem};
 
 use crate::Network;
@@ -25,13 +26,15 @@ const DEFAULTS: [(&str, &str); 2] = [
 ];
 
 /// The parameters to set.
-pub(crate) fn plan(wanted: &BTreeMap<String, String>, network: &Network) -> Result<BTreeMap<String, String>, Problem> {
+pub(crate) fn plan(container: &ContainerSpec, network: &Network) -> Result<BTreeMap<String, String>, Problem> {
+    let wanted = &container.sysctls;
     let has_own_network = *network != Network::Host;
+    let has_own_ipc = container.ipc != NamespaceMode::Host;
     for name in wanted.keys() {
         let is_of_network = name.starts_with("net.");
         let is_of_ipc = IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.");
         let is_safe = !name.contains("..") && !name.contains('/');
-        if !is_safe || !(is_of_ipc || is_of_network && has_own_network) {
+        if !is_safe || !(is_of_ipc && has_own_ipc || is_of_network && has_own_network) {
             let problem = Problem::new(
                 Class::Invalid,
                 "",
@@ -56,7 +59,13 @@ mod tests {
 
     #[test]
     fn parameters_of_the_node_are_refused() {
-        let set = |name: &str, network| plan(&BTreeMap::from([(name.to_string(), "1".to_string())]), &network);
+        let set = |name: &str, network| {
+            let container = ContainerSpec {
+                sysctls: BTreeMap::from([(name.to_string(), "1".to_string())]),
+                ..ContainerSpec::default()
+            };
+            plan(&container, &network)
+        };
         assert!(set("net.core.somaxconn", Network::Empty).is_ok_and(|all| all.len() == 3));
         assert!(set("net.core.somaxconn", Network::Host).is_err());
         assert!(set("kernel.shmmax", Network::Host).is_ok_and(|all| all.len() == 1));

@@ -3,63 +3,122 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use gantry_sys::process::{Cloned, clone_process, exit_now};
-use gantry_sys::{loopback, path};
-use nix::fcntl::{OFlag, open};
-use nix::sched::{CloneFlags, setns, unshare};
+use gantry_sys::path;
+use gantry_sys::process::{Cloned, clone_process, exit_now, set_domain_name};
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Pid, sethostname};
+use nix::unistd::{Pid, getpid, sethostname};
 
+use crate::channel::Channel;
 use crate::failure::During;
-use crate::plan::{LaunchPlan, NetworkPlan};
-use crate::stdio::{Channel, ChildStreams};
-use crate::{Failure, devices, filesystem, mounts, process, reaper};
+use crate::namespaces::{self, Prepared};
+use crate::plan::{LaunchPlan, NamespacePlan};
+use crate::process::{Hold, Role, Setup};
+use crate::stdio::ChildStreams;
+use crate::{Failure, devices, filesystem, hooks, mounts, process, reaper};
 
-/// Clones the container's first process. It runs through [`become_container`] and reports over the channel.
-pub(crate) fn start(plan: &LaunchPlan, streams: ChildStreams, channel: Channel) -> Result<(Pid, OwnedFd), Failure> {
-    let mut flags =
-        CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
-    if plan.network == NetworkPlan::Empty {
-        flags |= CloneFlags::CLONE_NEWNET;
-    }
-    match clone_process(flags).during("clone", "the container's first process")? {
-        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
-        Cloned::Child => become_container(plan, streams, channel),
-    }
+/// The container's first process, as whoever set it up sees it.
+#[derive(Debug)]
+pub(crate) struct First {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    /// The line to it.
+    pub(crate) channel: Channel,
 }
 
-fn become_container(plan: &LaunchPlan, streams: ChildStreams, channel: Channel) -> ! {
-    if let Err(failure) = prepare(plan) {
+/// Clones the container's first process. It runs through [`become_container`] and reports over the channel.
+pub(crate) fn start(
+    plan: &LaunchPlan,
+    prepared: &Prepared,
+    streams: ChildStreams,
+    hold: Option<Hold>,
+) -> Result<First, Failure> {
+    let (channel, child_end) = Channel::pair()?;
+    let foreign = match &plan.namespaces.pid {
+        NamespacePlan::Path(path) => Some((namespaces::open_namespace(path)?, own_pid_namespace()?)),
+        NamespacePlan::Host | NamespacePlan::New => None,
+    };
+    if let Some((foreign, _)) = &foreign {
+        // Only children enter it.
+        setns(foreign, CloneFlags::CLONE_NEWPID).during("join", "the pid namespace")?;
+    }
+    let cloned = clone_process(namespaces::clone_flags(&plan.namespaces));
+    let started = match cloned.during("clone", "the container's first process")? {
+        Cloned::Parent { pid, pidfd } => First { pid, pidfd, channel },
+        Cloned::Child => {
+            // Only the shim keeps this end open: the line ends when the shim does.
+            drop(channel);
+            become_container(plan, prepared, streams, child_end, hold)
+        }
+    };
+    if let Some((_, own)) = &foreign {
+        setns(own, CloneFlags::CLONE_NEWPID).during("return to", "the node's pid namespace")?;
+    }
+    Ok(started)
+}
+
+/// The shim's own.
+pub(crate) fn own_pid_namespace() -> Result<OwnedFd, Failure> {
+    namespaces::open_namespace(Path::new("/proc/self/ns/pid"))
+}
+
+fn become_container(
+    plan: &LaunchPlan,
+    prepared: &Prepared,
+    streams: ChildStreams,
+    channel: Channel,
+    hold: Option<Hold>,
+) -> ! {
+    if let Err(failure) = prepare(plan, prepared, &channel) {
         channel.send_failure(&failure);
         exit_now(failure.exit_code());
     }
+    let last = &plan.hooks.start_container;
+    let setup = Setup {
+        plan: &plan.process,
+        role: Role::First,
+        streams,
+        channel,
+        space: prepared.user.as_ref(),
+        is_attended: plan.attendance.is_some(),
+        hold,
+        hooks: (!last.is_empty()).then(|| (last.as_slice(), hooks::state_of(plan, "created", getpid().as_raw()))),
+    };
     if plan.init {
-        reaper::fork_user_process(&plan.process, streams, channel)
+        reaper::fork_user_process(setup)
     } else {
-        process::execute(&plan.process, streams, channel, process::Role::First)
+        process::execute(setup)
     }
 }
 
-fn prepare(plan: &LaunchPlan) -> Result<(), Failure> {
+fn prepare(plan: &LaunchPlan, prepared: &Prepared, channel: &Channel) -> Result<(), Failure> {
     // What runs inside must not trace this process nor reach its descriptors while it still has the node's.
     prctl::set_dumpable(false).during("become", "undumpable")?;
     umask(Mode::empty());
     join_cgroups(&plan.cgroup.procs)?;
-    // After joining, so that the container's own group is the root of what it sees.
-    unshare(CloneFlags::CLONE_NEWCGROUP).during("unshare", "the cgroup namespace")?;
-    join_network(&plan.network)?;
-    sethostname(&plan.hostname).during("set host name", &plan.hostname)?;
-    let sources = mounts::clone_sources(&plan.mounts)?;
+    namespaces::join(&plan.namespaces, prepared.holder.as_ref())?;
+    set_names(plan)?;
+    let space = prepared.user.as_ref();
+    let sources = mounts::clone_sources(&plan.mounts, space)?;
     filesystem::stop_propagation()?;
-    let files = filesystem::stage_files(&plan.files, &plan.root.mount_point)?;
-    let root = filesystem::mount_root(&plan.root)?;
-    mounts::attach_all(&root, &plan.mounts, sources)?;
-    devices::make_all(&root, &plan.devices)?;
+    let files = filesystem::stage_files(&plan.files, &plan.root.mount_point, space)?;
+    if let Some(space) = space {
+        space.own_new_files()?;
+    }
+    let root = filesystem::mount_root(&plan.root, space)?;
+    mounts::attach_all(&root, &plan.mounts, sources, space)?;
+    devices::make_all(&root, plan, space)?;
     filesystem::attach_files(&root, &plan.files, files)?;
+    if plan.hooks.has_runtime_hooks() {
+        channel.ask_for_hooks()?;
+    }
+    let state = hooks::state_of(plan, "creating", getpid().as_raw());
+    hooks::run_all(&plan.hooks.create_container, &state)?;
     set_kernel_parameters(plan, &root)?;
     filesystem::restrict_paths(&root, plan)?;
-    filesystem::enter_root(&root, plan.root.read_only)
+    filesystem::enter_root(&root, &plan.root)
 }
 
 /// Writing 0 moves the writer, whatever its id is in which namespace.
@@ -69,21 +128,18 @@ pub(crate) fn join_cgroups(files: &[std::path::PathBuf]) -> Result<(), Failure> 
         .try_for_each(|file| std::fs::write(file, "0").during("join", file.display()))
 }
 
-fn join_network(network: &NetworkPlan) -> Result<(), Failure> {
-    match network {
-        NetworkPlan::Host => Ok(()),
-        NetworkPlan::Empty => loopback::bring_up().during("bring up", "lo"),
-        NetworkPlan::Path(file) => {
-            let shown = file.display();
-            let namespace = open(file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-                .during("open network namespace", &shown)?;
-            setns(&namespace, CloneFlags::CLONE_NEWNET).during("join network namespace", shown)
-        }
+fn set_names(plan: &LaunchPlan) -> Result<(), Failure> {
+    if let Some(name) = &plan.hostname {
+        sethostname(name).during("set host name", name)?;
     }
+    if let Some(name) = &plan.domain_name {
+        set_domain_name(name).during("set domain name", name)?;
+    }
+    Ok(())
 }
 
 fn set_kernel_parameters(plan: &LaunchPlan, root: impl AsFd) -> Result<(), Failure> {
-    let write = |name: &str, value: &str| {
+    plan.sysctls.iter().try_for_each(|(name, value)| {
         let file = Path::new("/proc/sys").join(name.replace('.', "/"));
         let opened =
             path::open_in_root(&root, &file, OFlag::O_WRONLY, Mode::empty()).during("set kernel parameter", name)?;
@@ -91,9 +147,5 @@ fn set_kernel_parameters(plan: &LaunchPlan, root: impl AsFd) -> Result<(), Failu
         nix::unistd::write(&opened, value.as_bytes())
             .map(drop)
             .during("set kernel parameter", what)
-    };
-    if !plan.domain_name.is_empty() {
-        write("kernel.domainname", &plan.domain_name)?;
-    }
-    plan.sysctls.iter().try_for_each(|(name, value)| write(name, value))
+    })
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use gantry_sys::path::open_in_root;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, readlinkat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, readlinkat};
 use nix::libc::stat as Status;
 use nix::sys::stat::{
     FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, mkdirat, mknodat, utimensat,
@@ -27,11 +27,12 @@ const DEPTH_MAX: u32 = 200;
 /// Copied at once.
 const CHUNK_LENGTH: usize = 64 * 1024;
 
-/// Copies the folder at `target` in the root into the folder `volume` if that is empty.
-pub(crate) fn fill(volume: &Path, root: &OwnedFd, target: &Path) -> Result<(), Failure> {
-    let shown = volume.display();
+/// Copies the folder at `target` in the root into the folder behind `volume` if that is empty. It is opened through the mount,
+/// so that owners are those that the container sees.
+pub(crate) fn fill(volume: &OwnedFd, root: &OwnedFd, target: &Path) -> Result<(), Failure> {
+    let shown = format!("mounted on {}", target.display());
     let folder = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let lock = open(volume, folder, Mode::empty()).during("open volume", &shown)?;
+    let lock = openat(volume, ".", folder, Mode::empty()).during("open volume", &shown)?;
     let lock = Flock::lock(File::from(lock), FlockArg::LockExclusive)
         .map_err(|(_, errno)| Failure::new("lock volume", &shown, errno))?;
     let source = match open_in_root(root, target, folder, Mode::empty()) {
@@ -44,7 +45,7 @@ pub(crate) fn fill(volume: &Path, root: &OwnedFd, target: &Path) -> Result<(), F
     }
     let mut copy = Copy { links: Vec::new() };
     copy.folder(source.as_fd(), lock.as_fd(), 0)
-        .during("fill volume", format!("{shown} from {}", target.display()))
+        .during("fill volume", shown)
 }
 
 fn names(folder: BorrowedFd<'_>) -> Result<Vec<std::ffi::CString>, Errno> {

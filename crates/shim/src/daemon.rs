@@ -11,18 +11,27 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
+use crate::channel::Channel;
+use crate::exec::kill_group;
 use crate::log::LogWriter;
-use crate::output::{Output, Progress};
-use crate::plan::CgroupPlan;
+use crate::namespaces::UserSpace;
+use crate::output::{Attachment, Output, Progress};
+use crate::plan::{CgroupPlan, HookPlan, HookState};
 use crate::record::{self, EXIT_FILE, ExitRecord, StateRecord};
 use crate::serve::Client;
 use crate::{Failure, serve};
+
+/// How long a reader that is attached may do nothing once the container has ended.
+const DRAIN_WAIT_MS: u16 = 10_000;
 
 /// The container's first process.
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) pid: Pid,
     pub(crate) pidfd: OwnedFd,
+    /// All its processes end with its first one.
+    pub(crate) has_own_pids: bool,
+    pub(crate) space: Option<UserSpace>,
 }
 
 /// Everything the shim knows.
@@ -31,6 +40,10 @@ pub(crate) struct Daemon {
     pub(crate) bundle: PathBuf,
     pub(crate) cgroup: CgroupPlan,
     pub(crate) container: Container,
+    /// The line to a container that waits to be started.
+    pub(crate) held: Option<Channel>,
+    /// Hooks for after the start, and what they are told.
+    pub(crate) after_start: (Vec<HookPlan>, HookState),
     pub(crate) state: StateRecord,
     pub(crate) oom_kills_before: u64,
     pub(crate) own_pid_namespace: OwnedFd,
@@ -38,12 +51,13 @@ pub(crate) struct Daemon {
     pub(crate) listener: OwnedFd,
     pub(crate) log: LogWriter,
     pub(crate) outputs: Vec<Output>,
+    pub(crate) attached: Vec<Attachment>,
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) clients: Vec<Client>,
     pub(crate) execs_started: u64,
-    /// Held for life: one shim per bundle.
-    pub(crate) _lock: Flock<File>,
+    /// Held as long as there is a container: one shim per bundle.
+    pub(crate) lock: Option<Flock<File>>,
 }
 
 /// Something happened to one of the descriptors; the numbers are positions in the daemon's lists.
@@ -52,6 +66,8 @@ enum Event {
     ChildEnded,
     Connection,
     Output(usize),
+    /// The reader takes more, or has gone.
+    Attached(usize),
     Request(usize),
     ExecNews(usize),
 }
@@ -72,30 +88,37 @@ impl Daemon {
 
     /// Waits for events and changes nothing.
     fn select(&self) -> Result<Vec<Event>, Failure> {
+        let input = PollFlags::POLLIN;
         let mut watched = vec![
-            (Event::ChildEnded, self.signals.as_fd()),
-            (Event::Connection, self.listener.as_fd()),
+            (Event::ChildEnded, self.signals.as_fd(), input),
+            (Event::Connection, self.listener.as_fd(), input),
         ];
-        watched.extend(
-            self.outputs
-                .iter()
-                .enumerate()
-                .map(|(index, output)| (Event::Output(index), output.fd())),
-        );
+        for (index, output) in self.outputs.iter().enumerate() {
+            let is_waited_for = |one: &Attachment| one.stream() == output.stream() && one.has_pending();
+            if !self.attached.iter().any(is_waited_for) {
+                watched.push((Event::Output(index), output.fd(), input));
+            }
+        }
+        for (index, attachment) in self.attached.iter().enumerate() {
+            // Without any flag, poll still tells when the reader has gone.
+            let flags = if attachment.has_pending() {
+                PollFlags::POLLOUT
+            } else {
+                PollFlags::empty()
+            };
+            watched.push((Event::Attached(index), attachment.fd(), flags));
+        }
         for (index, client) in self.clients.iter().enumerate() {
             watched.extend(
                 client
                     .socket
                     .as_ref()
-                    .map(|socket| (Event::Request(index), socket.as_fd())),
+                    .map(|socket| (Event::Request(index), socket.as_fd(), input)),
             );
             let channel = client.exec.as_ref().and_then(|exec| exec.channel.as_ref());
-            watched.extend(channel.map(|channel| (Event::ExecNews(index), channel.fd())));
+            watched.extend(channel.map(|channel| (Event::ExecNews(index), channel.fd(), input)));
         }
-        let mut polled: Vec<PollFd<'_>> = watched
-            .iter()
-            .map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN))
-            .collect();
+        let mut polled: Vec<PollFd<'_>> = watched.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(Failure::new("wait for", "events", errno)),
@@ -104,7 +127,7 @@ impl Daemon {
         Ok(watched
             .iter()
             .zip(happened)
-            .filter_map(|((event, _), happened)| happened.then_some(*event))
+            .filter_map(|((event, ..), happened)| happened.then_some(*event))
             .collect())
     }
 
@@ -114,9 +137,17 @@ impl Daemon {
             Event::ChildEnded => return self.reap_children(),
             Event::Connection => self.accept(),
             Event::Output(index) => {
-                if self.outputs[index].forward(&mut self.log) == Progress::Ended {
+                if self.outputs[index].forward(&mut self.log, &mut self.attached) == Progress::Ended {
                     self.outputs[index].finish(&mut self.log);
                     self.outputs[index].has_ended = true;
+                }
+            }
+            Event::Attached(index) => {
+                let attachment = &mut self.attached[index];
+                if attachment.has_pending() {
+                    attachment.flush();
+                } else {
+                    attachment.has_ended = true;
                 }
             }
             Event::Request(index) => serve::answer(self, index),
@@ -146,14 +177,19 @@ impl Daemon {
     /// Lets go of what has ended.
     fn tidy(&mut self) {
         self.outputs.retain(|output| !output.has_ended);
+        self.attached.retain(|attachment| !attachment.has_ended);
         self.clients
             .retain(|client| client.socket.is_some() || client.exec.is_some());
     }
 
-    /// Nobody can write any more: all processes of the pid namespace are gone when its first one can be reaped.
+    /// Nobody can write any more: all processes of the pid namespace are gone when its first one can be reaped. Where it shared
+    /// one, the others are killed here, so that its end means the same.
     fn finish(&mut self, code: i32) -> Result<(), Failure> {
+        if !self.container.has_own_pids {
+            kill_group(&self.cgroup.gathering_folder)?;
+        }
         for output in &mut self.outputs {
-            while output.forward(&mut self.log) == Progress::More {}
+            while output.forward(&mut self.log, &mut self.attached) == Progress::More {}
             output.finish(&mut self.log);
         }
         let exit = ExitRecord {
@@ -162,7 +198,26 @@ impl Daemon {
             at_ms: record::wall_clock_ms(),
         };
         // The socket's file stays: the next shim of this bundle may have put its own there by now.
-        record::write_durably(&self.bundle, EXIT_FILE, &exit)
+        record::write_durably(&self.bundle, EXIT_FILE, &exit)?;
+        self.lock = None;
+        self.clients.clear();
+        self.drain();
+        Ok(())
+    }
+
+    /// Whoever is attached still gets the rest, as long as they read.
+    fn drain(&mut self) {
+        let timeout = PollTimeout::from(DRAIN_WAIT_MS);
+        for attachment in &mut self.attached {
+            while attachment.has_pending() {
+                let mut polled = [PollFd::new(attachment.fd(), PollFlags::POLLOUT)];
+                match poll(&mut polled, timeout) {
+                    Ok(0) => break,
+                    Ok(_) | Err(Errno::EINTR) => attachment.flush(),
+                    Err(_) => break,
+                }
+            }
+        }
     }
 }
 

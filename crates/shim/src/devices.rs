@@ -11,7 +11,8 @@ use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 
 use crate::Failure;
 use crate::failure::During;
-use crate::plan::DevicePlan;
+use crate::namespaces::UserSpace;
+use crate::plan::{DeviceKindPlan, DevicePlan, LaunchPlan};
 
 /// Link and target, as in Docker.
 const LINKS: [(&str, &str); 5] = [
@@ -22,9 +23,12 @@ const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-pub(crate) fn make_all(root: &OwnedFd, plans: &[DevicePlan]) -> Result<(), Failure> {
-    for plan in plans {
-        make(root, plan)?;
+pub(crate) fn make_all(root: &OwnedFd, plan: &LaunchPlan, space: Option<&UserSpace>) -> Result<(), Failure> {
+    for device in &plan.devices {
+        make(root, device, space)?;
+    }
+    if !plan.device_links {
+        return Ok(());
     }
     let folder = ensure_in_root(root, Path::new("/dev"), Kind::Folder).during("open", "/dev")?;
     for (link, target) in LINKS {
@@ -36,19 +40,29 @@ pub(crate) fn make_all(root: &OwnedFd, plans: &[DevicePlan]) -> Result<(), Failu
     Ok(())
 }
 
-fn make(root: &OwnedFd, plan: &DevicePlan) -> Result<(), Failure> {
+fn make(root: &OwnedFd, plan: &DevicePlan, space: Option<&UserSpace>) -> Result<(), Failure> {
     let shown = plan.path.display();
     let (Some(parent), Some(name)) = (plan.path.parent(), plan.path.file_name()) else {
         return Err(Failure::found("make device", shown, "not a path of a file"));
     };
     let folder = ensure_in_root(root, parent, Kind::Folder).during("make folder of device", &shown)?;
-    let kind = if plan.is_block { SFlag::S_IFBLK } else { SFlag::S_IFCHR };
     let number = makedev(u64::from(plan.major), u64::from(plan.minor));
+    let (kind, number) = match plan.kind {
+        DeviceKindPlan::Block => (SFlag::S_IFBLK, number),
+        DeviceKindPlan::Character => (SFlag::S_IFCHR, number),
+        DeviceKindPlan::Fifo => (SFlag::S_IFIFO, 0),
+    };
     match mknodat(&folder, name, kind, Mode::from_bits_truncate(plan.mode), number) {
         Ok(()) => {}
         Err(Errno::EEXIST) => return Ok(()),
         outcome => outcome.during("make device", &shown)?,
     }
-    let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
+    // An owner that the container does not know stays unknown to it.
+    let owner = |space: &UserSpace| {
+        let (uid, gid) = (space.ranges.uid_outside(plan.uid), space.ranges.gid_outside(plan.gid));
+        (uid.unwrap_or(plan.uid), gid.unwrap_or(plan.gid))
+    };
+    let (uid, gid) = space.map_or((plan.uid, plan.gid), owner);
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     fchownat(&folder, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW).during("change owner of device", shown)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use gantry_sys::process::{Cloned, clone_process, exit_now};
@@ -13,10 +13,13 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::channel::Channel;
 use crate::container::join_cgroups;
 use crate::failure::During;
+use crate::namespaces::UserSpace;
 use crate::plan::{CgroupPlan, ProcessPlan};
-use crate::stdio::{self, Channel, ChildStreams};
+use crate::process::{Role, Setup};
+use crate::stdio::{self, ChildStreams};
 use crate::{Failure, process};
 
 /// A process started by a request.
@@ -38,6 +41,7 @@ pub(crate) struct Place<'a> {
     /// The shim's own pid namespace.
     pub(crate) own_pid_namespace: BorrowedFd<'a>,
     pub(crate) cgroup: &'a CgroupPlan,
+    pub(crate) space: Option<&'a UserSpace>,
     /// Distinguishes this exec's group from others.
     pub(crate) number: u64,
 }
@@ -73,37 +77,47 @@ impl Exec {
         })
     }
 
-    /// Kills everything it started. A group of version 2 does that at once.
+    /// Kills everything it started.
     pub(crate) fn kill_all(&self) -> Result<(), Failure> {
-        let at_once = self.group.join("cgroup.kill");
-        if at_once.exists() {
-            return fs::write(&at_once, "1").during("kill", self.group.display());
-        }
-        self.kill_listed()
-    }
-
-    /// A killed process cannot fork any more; what one had forked just before is in the next listing.
-    fn kill_listed(&self) -> Result<(), Failure> {
-        let mut killed = BTreeSet::new();
-        loop {
-            let listed = fs::read_to_string(self.group.join("cgroup.procs")).during("list", self.group.display())?;
-            let listed = listed.lines().filter_map(|line| line.parse::<i32>().ok());
-            let fresh: Vec<i32> = listed.filter(|id| killed.insert(*id)).collect();
-            if fresh.is_empty() {
-                return Ok(());
-            }
-            for id in fresh {
-                match kill(Pid::from_raw(id), Signal::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    outcome => outcome.during("kill", id)?,
-                }
-            }
-        }
+        kill_group(&self.group)
     }
 
     /// What it left running in the background stays, and so does its group; the agent removes both with the container.
     pub(crate) fn clean_up(&self) {
         remove_group(&self.group);
+    }
+}
+
+/// Kills every process of a group and of those below. A group of version 2 does that at once.
+pub(crate) fn kill_group(group: &Path) -> Result<(), Failure> {
+    let at_once = group.join("cgroup.kill");
+    if at_once.exists() {
+        return fs::write(&at_once, "1").during("kill", group.display());
+    }
+    for below in fs::read_dir(group).during("list", group.display())?.flatten() {
+        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
+            kill_group(&below.path())?;
+        }
+    }
+    kill_listed(group)
+}
+
+/// A killed process cannot fork any more; what one had forked just before is in the next listing.
+fn kill_listed(group: &Path) -> Result<(), Failure> {
+    let mut killed = BTreeSet::new();
+    loop {
+        let listed = fs::read_to_string(group.join("cgroup.procs")).during("list", group.display())?;
+        let listed = listed.lines().filter_map(|line| line.parse::<i32>().ok());
+        let fresh: Vec<i32> = listed.filter(|id| killed.insert(*id)).collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        for id in fresh {
+            match kill(Pid::from_raw(id), Signal::SIGKILL) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                outcome => outcome.during("kill", id)?,
+            }
+        }
     }
 }
 
@@ -120,7 +134,16 @@ fn enter_and_execute(
     channel: Channel,
 ) -> ! {
     match enter(place, group) {
-        Ok(()) => process::execute(plan, streams, channel, process::Role::Exec),
+        Ok(()) => process::execute(Setup {
+            plan,
+            role: Role::Exec,
+            streams,
+            channel,
+            space: place.space,
+            is_attended: true,
+            hold: None,
+            hooks: None,
+        }),
         Err(failure) => {
             channel.send_failure(&failure);
             exit_now(failure.exit_code())
@@ -133,10 +156,19 @@ fn enter(place: &Place<'_>, group: &Path) -> Result<(), Failure> {
     prctl::set_dumpable(false).during("become", "undumpable")?;
     join_cgroups(&place.cgroup.procs)?;
     join_cgroups(&[group.join("cgroup.procs")])?;
-    let namespaces = CloneFlags::CLONE_NEWNS
+    join_container(place.container, place.space)
+}
+
+/// All namespaces but for those of processes, which only children enter, and of users, which comes last.
+pub(crate) fn join_container(container: BorrowedFd<'_>, space: Option<&UserSpace>) -> Result<(), Failure> {
+    let mut namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWCGROUP;
-    setns(place.container.as_fd(), namespaces).during("enter", "the container's namespaces")
+    if Path::new("/proc/self/ns/time").exists() {
+        namespaces |= CloneFlags::from_bits_retain(nix::libc::CLONE_NEWTIME);
+    }
+    setns(container, namespaces).during("enter", "the container's namespaces")?;
+    space.map_or(Ok(()), UserSpace::own_new_files)
 }

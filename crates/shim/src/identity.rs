@@ -5,25 +5,38 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 
-use gantry_sys::{capability, seccomp};
+use gantry_sys::schedule::Schedule;
+use gantry_sys::{capability, process as sys_process, schedule, seccomp};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, fchown, setgroups, setresgid, setresuid};
 
 use crate::Failure;
 use crate::failure::During;
-use crate::plan::ProcessPlan;
-use crate::users::{FILE_LENGTH_MAX, Identity, resolve};
+use crate::namespaces::UserSpace;
+use crate::plan::{ProcessPlan, UserPlan};
+use crate::users::{FILE_LENGTH_MAX, Identity, home_of, resolve};
 
 /// The highest number a capability can have in the two words of the kernel's interface.
 const CAPABILITY_MAX: u32 = 63;
 
 /// Looks the plan's user up in the root that this process is in by now.
 pub(crate) fn look_up(plan: &ProcessPlan) -> Result<Identity, Failure> {
-    let (passwd, group) = (read_accounts("/etc/passwd")?, read_accounts("/etc/group")?);
-    let user = if plan.user.is_empty() { "0" } else { &plan.user };
-    resolve((user, plan.group.as_deref()), &plan.group_add, &passwd, &group)
-        .map_err(|unknown| Failure::found("run as", &plan.user, unknown))
+    let passwd = read_accounts("/etc/passwd")?;
+    match &plan.user {
+        UserPlan::Named { user, group, group_add } => {
+            let groups = read_accounts("/etc/group")?;
+            let name = if user.is_empty() { "0" } else { user };
+            resolve((name, group.as_deref()), group_add, &passwd, &groups)
+                .map_err(|unknown| Failure::found("run as", user, unknown))
+        }
+        UserPlan::Numbers { uid, gid, groups } => Ok(Identity {
+            uid: *uid,
+            gid: *gid,
+            groups: groups.clone(),
+            home: home_of(*uid, &passwd),
+        }),
+    }
 }
 
 /// An absent file has no accounts. A pipe or device in its place must not make us wait.
@@ -57,7 +70,52 @@ pub(crate) fn limit(plan: &ProcessPlan) -> Result<(), Failure> {
         let path = "/proc/self/oom_score_adj";
         std::fs::write(path, adjustment.to_string()).during("write", format!("{adjustment} to {path}"))?;
     }
+    schedule(plan)
+}
+
+fn schedule(plan: &ProcessPlan) -> Result<(), Failure> {
+    if let Some(wanted) = plan.scheduler {
+        let wanted = Schedule {
+            policy: wanted.policy,
+            flags: wanted.flags,
+            nice: wanted.nice,
+            priority: wanted.priority,
+            runtime_ns: wanted.runtime_ns,
+            deadline_ns: wanted.deadline_ns,
+            period_ns: wanted.period_ns,
+        };
+        schedule::set(wanted).during("set scheduler", format!("{wanted:?}"))?;
+    }
+    if let Some(wanted) = plan.io_priority {
+        let what = || format!("class {} level {}", wanted.class, wanted.level);
+        schedule::set_io_priority(wanted.class, wanted.level).during("set io priority", what())?;
+    }
+    if let Some(persona) = plan.personality {
+        sys_process::set_personality(persona).during("set personality", format!("{persona:#x}"))?;
+    }
     Ok(())
+}
+
+/// The profile takes effect when the program is executed. The kernel's own file first, then that of kernels before 5.8.
+pub(crate) fn confine(plan: &ProcessPlan) -> Result<(), Failure> {
+    let Some(profile) = &plan.apparmor else { return Ok(()) };
+    let text = format!("exec {profile}");
+    let mut outcome = Ok(());
+    for file in ["/proc/self/attr/apparmor/exec", "/proc/self/attr/exec"] {
+        outcome = std::fs::write(file, &text);
+        if outcome.is_ok() {
+            return Ok(());
+        }
+    }
+    let is_absent = !std::path::Path::new("/sys/module/apparmor").exists();
+    match outcome {
+        Err(_) if is_absent => Err(Failure::found(
+            "apply AppArmor profile",
+            profile,
+            "this node's kernel has no AppArmor",
+        )),
+        outcome => outcome.during("apply AppArmor profile", profile),
+    }
 }
 
 fn resource_of(number: u32) -> Option<Resource> {
@@ -83,8 +141,12 @@ fn resource_of(number: u32) -> Option<Resource> {
 }
 
 /// The process may open its own standard streams again by path (`/dev/stdout`), so they belong to its user.
-pub(crate) fn hand_over_streams(identity: &Identity) {
-    let (uid, gid) = (Some(Uid::from_raw(identity.uid)), Some(Gid::from_raw(identity.gid)));
+pub(crate) fn hand_over_streams(identity: &Identity, space: Option<&UserSpace>) -> Result<(), Failure> {
+    let (uid, gid) = match space {
+        Some(space) => (space.uid(identity.uid)?, space.gid(identity.gid)?),
+        None => (identity.uid, identity.gid),
+    };
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     for stream in [input.as_fd(), output.as_fd(), error.as_fd()] {
         let is_shared_device = nix::sys::stat::fstat(stream).is_ok_and(|status| is_null(&status));
@@ -93,6 +155,7 @@ pub(crate) fn hand_over_streams(identity: &Identity) {
             let _ = fchown(stream, uid, if is_terminal(stream) { None } else { gid });
         }
     }
+    Ok(())
 }
 
 fn is_terminal(stream: impl AsFd) -> bool {
@@ -112,7 +175,7 @@ pub(crate) fn assume(plan: &ProcessPlan, identity: &Identity) -> Result<(), Fail
         filter(plan)?;
     }
     for number in 0..=CAPABILITY_MAX {
-        if plan.capabilities & 1 << number == 0 && capability::drop_bounding(number).is_err() {
+        if plan.capabilities.bounding & 1 << number == 0 && capability::drop_bounding(number).is_err() {
             // Past the last one the kernel knows.
             break;
         }
@@ -125,15 +188,18 @@ pub(crate) fn assume(plan: &ProcessPlan, identity: &Identity) -> Result<(), Fail
     setresuid(uid, uid, uid).during("become user", uid)?;
     prctl::set_keepcaps(false).during("keep", "capabilities")?;
     let permitted = capability::permitted().during("read", "capabilities")?;
-    capability::set(plan.capabilities & permitted).during("set", "capabilities")?;
+    let sets = plan.capabilities;
+    let (may, inheritable) = (sets.permitted & permitted, sets.inheritable & permitted);
+    capability::set(sets.effective & may, may, inheritable).during("set", "capabilities")?;
     capability::clear_ambient().during("clear", "ambient capabilities")?;
+    for number in (0..=CAPABILITY_MAX).filter(|number| sets.ambient & may & inheritable & 1 << number != 0) {
+        capability::raise_ambient(number).during("raise", format!("ambient capability {number}"))?;
+    }
     if plan.no_new_privileges { filter(plan) } else { Ok(()) }
 }
 
 fn filter(plan: &ProcessPlan) -> Result<(), Failure> {
-    if plan.seccomp.is_empty() {
-        return Ok(());
-    }
-    let program: Vec<_> = plan.seccomp.iter().copied().map(seccomp::unpack).collect();
-    seccomp::load(&program).during("load", "the system call filter")
+    let Some(filter) = &plan.seccomp else { return Ok(()) };
+    let program: Vec<_> = filter.program.iter().copied().map(seccomp::unpack).collect();
+    seccomp::load(&program, filter.flags).during("load", "the system call filter")
 }

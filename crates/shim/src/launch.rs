@@ -1,31 +1,37 @@
-//! From the agent's spawn to a container that runs: read the plan, become a daemon, start, answer.
+//! From a spawn to a container that runs: take the task, become a daemon unless nobody wants one, start, answer.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use gantry_sys::process::{close_inherited_from, fork};
+use gantry_sys::process::{fork, pidfd_send_signal};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
-use nix::sys::stat::Mode;
-use nix::unistd::{chdir, dup2_stdin, dup2_stdout, getpid, setsid};
+use nix::sys::wait::waitpid;
+use nix::unistd::{chdir, getpid, setsid};
 
+use crate::channel::{Channel, News};
+use crate::container::{First, own_pid_namespace};
 use crate::daemon::{Container, Daemon};
 use crate::failure::During;
 use crate::log::{LogWriter, Stream};
+use crate::namespaces::{Prepared, UserSpace};
 use crate::output::Output;
-use crate::plan::LaunchPlan;
-use crate::record::{self, SOCKET_FILE, STATE_FILE, StateRecord};
-use crate::stdio::{self, Channel, News, ShimStreams};
+use crate::plan::{AttendancePlan, LaunchPlan, NamespacePlan, Task};
+use crate::process::Hold;
+use crate::record::{self, EXIT_FILE, SOCKET_FILE, START_SOCKET_FILE, STATE_FILE, StateRecord, born_ticks};
+use crate::stdio::{self, ChildStreams, ShimStreams};
+use crate::task::{self, Given, Line};
 use crate::wire::LaunchReport;
-use crate::{Failure, container};
+use crate::{Failure, container, hooks, unattended};
 
 /// Held by the shim of a bundle.
 const LOCK_FILE: &str = "shim.lock";
@@ -36,20 +42,74 @@ const LOCK_POLL: Duration = Duration::from_millis(2);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 64;
 
-/// The shim's life. Standard input is the plan, standard output takes the one answer, standard error goes to a file.
+/// The shim's life. Standard input is a socket that brings the task and takes the one answer, standard error goes to a file.
 pub fn run() -> ExitCode {
-    let outcome = read_plan().and_then(|plan| match detach()? {
-        Side::Parent => Ok(None),
-        Side::Daemon => launch(&plan).map(Some),
-    });
-    let mut daemon = match outcome {
-        Ok(None) => return ExitCode::SUCCESS,
-        Ok(Some(daemon)) => daemon,
+    match task::take() {
+        Ok(given) => attempt(given),
         Err(failure) => {
-            report(&LaunchReport::Failed(failure));
-            return ExitCode::FAILURE;
+            // Nobody can be told otherwise.
+            eprintln!("shim: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn attempt(given: Given) -> ExitCode {
+    let Given {
+        task,
+        line,
+        streams,
+        passed,
+    } = given;
+    let outcome = match task {
+        Task::Launch(plan) => match plan.attendance.clone() {
+            Some(attendance) => return attend(&plan, &attendance, line),
+            None => unattended::launch(&plan, streams, passed),
+        },
+        Task::Exec(plan) => unattended::exec(&plan, streams, passed),
+        Task::Hooks {
+            hooks,
+            state,
+            must_succeed: true,
+        } => hooks::run_all(&hooks, &state).map(|()| LaunchReport::Done),
+        Task::Hooks { hooks, state, .. } => {
+            hooks::run_and_log(&hooks, &state);
+            Ok(LaunchReport::Done)
         }
     };
+    answer(&line, outcome)
+}
+
+fn answer(line: &Line, outcome: Result<LaunchReport, Failure>) -> ExitCode {
+    match outcome {
+        Ok(report) => {
+            line.report(&report);
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            line.report(&LaunchReport::Failed(failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Starts the container and stays.
+fn attend(plan: &LaunchPlan, attendance: &AttendancePlan, line: Line) -> ExitCode {
+    // Leaves the agent's process tree and session, so that nothing meant for the agent hits the container.
+    match fork().during("fork", "the shim") {
+        Ok(Some(_)) => return ExitCode::SUCCESS,
+        Ok(None) => {}
+        Err(failure) => return answer(&line, Err(failure)),
+    }
+    let launched = setsid()
+        .during("start", "a session")
+        .and_then(|_| launch(plan, attendance));
+    let mut daemon = match launched {
+        Ok(daemon) => daemon,
+        Err(failure) => return answer(&line, Err(failure)),
+    };
+    line.report(&report_of(&daemon.state));
+    drop(line);
     match daemon.serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -59,64 +119,55 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn read_plan() -> Result<LaunchPlan, Failure> {
-    let mut text = Vec::new();
-    io::stdin().read_to_end(&mut text).during("read", "the launch plan")?;
-    serde_json::from_slice(&text).map_err(|error| Failure::found("read", "the launch plan", error))
-}
-
-fn report(answer: &LaunchReport) {
-    if let Ok(text) = serde_json::to_vec(answer) {
-        let mut output = io::stdout();
-        // An agent that died meanwhile finds the state record when it comes back.
-        let _ = output.write_all(&text).and_then(|()| output.flush());
+pub(crate) fn report_of(state: &StateRecord) -> LaunchReport {
+    let StateRecord {
+        pid,
+        shim_pid,
+        started_at_ms,
+        ..
+    } = *state;
+    if state.is_held {
+        LaunchReport::Created {
+            pid,
+            shim_pid,
+            created_at_ms: started_at_ms,
+        }
+    } else {
+        LaunchReport::Running {
+            pid,
+            shim_pid,
+            started_at_ms,
+        }
     }
 }
 
-enum Side {
-    Parent,
-    Daemon,
-}
-
-/// Leaves the agent's process tree and session, so that nothing meant for the agent hits the container.
-fn detach() -> Result<Side, Failure> {
-    close_inherited_from(3).during("close", "inherited descriptors")?;
-    if fork().during("fork", "the shim")?.is_some() {
-        return Ok(Side::Parent);
-    }
-    setsid().during("start", "a session")?;
-    Ok(Side::Daemon)
-}
-
-fn launch(plan: &LaunchPlan) -> Result<Daemon, Failure> {
+fn launch(plan: &LaunchPlan, attendance: &AttendancePlan) -> Result<Daemon, Failure> {
     let lock = lock_bundle(plan)?;
-    let signals = prepare_self(plan)?;
-    let listener = listen_in(plan)?;
-    let log = LogWriter::open(&plan.log).during("open log", plan.log.path.display())?;
-    let own_pid_namespace = open("/proc/self/ns/pid", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .during("open", "the pid namespace")?;
+    let signals = prepare_self(attendance)?;
+    let listener = listen_in(&plan.bundle, SOCKET_FILE, SockFlag::SOCK_NONBLOCK)?;
+    let log = &attendance.log;
+    let log = LogWriter::open(log).during("open log", log.path.display())?;
+    let own_pid_namespace = own_pid_namespace()?;
     let oom_kills_before = crate::daemon::oom_kills(&plan.cgroup);
-    let (container, streams) = start_container(plan)?;
-    let state = StateRecord {
-        pid: container.pid.as_raw(),
-        shim_pid: getpid().as_raw(),
-        started_at_ms: record::wall_clock_ms(),
-    };
-    record::write(&plan.bundle, STATE_FILE, &state)?;
-    report(&LaunchReport::Running {
-        pid: state.pid,
-        shim_pid: state.shim_pid,
-        started_at_ms: state.started_at_ms,
-    });
-    // The agent reads to the end, and nothing may come from here any more.
-    let null = stdio::open_null()?;
-    dup2_stdin(&null).during("close", "standard input")?;
-    dup2_stdout(&null).during("close", "standard output")?;
-    let (terminal, stdin, outputs) = streams;
+    let (streams, shim_streams) = stdio::make(plan.process.tty, plan.process.stdin)?;
+    let hold = plan.hold.then_some(Hold::Channel);
+    let started = start_container(plan, streams, Vec::new(), hold)?;
+    let state = record_start(plan, &started, getpid().as_raw())?;
+    let (terminal, stdin, outputs) = own_streams(started.terminal, shim_streams)?;
     Ok(Daemon {
         bundle: plan.bundle.clone(),
         cgroup: plan.cgroup.clone(),
-        container,
+        container: Container {
+            pid: started.pid,
+            pidfd: started.pidfd,
+            has_own_pids: plan.namespaces.pid == NamespacePlan::New,
+            space: started.space,
+        },
+        held: started.held,
+        after_start: (
+            plan.hooks.poststart.clone(),
+            hooks::state_of(plan, "running", state.pid),
+        ),
         state,
         oom_kills_before,
         own_pid_namespace,
@@ -124,12 +175,26 @@ fn launch(plan: &LaunchPlan) -> Result<Daemon, Failure> {
         listener,
         log,
         outputs,
+        attached: Vec::new(),
         stdin,
         terminal,
         clients: Vec::new(),
         execs_started: 0,
-        _lock: lock,
+        lock: Some(lock),
     })
+}
+
+/// What is known of a container once it has a process.
+pub(crate) fn record_start(plan: &LaunchPlan, started: &Started, shim_pid: i32) -> Result<StateRecord, Failure> {
+    let state = StateRecord {
+        pid: started.pid.as_raw(),
+        shim_pid,
+        started_at_ms: record::wall_clock_ms(),
+        born_ticks: born_ticks(started.pid.as_raw()).unwrap_or(0),
+        is_held: plan.hold,
+    };
+    record::write(&plan.bundle, STATE_FILE, &state)?;
+    Ok(state)
 }
 
 /// Two shims must never run one container: an agent that died while it was launching may try again too early. A shim that is
@@ -154,8 +219,8 @@ fn lock_bundle(plan: &LaunchPlan) -> Result<Flock<File>, Failure> {
 }
 
 /// A home of its own: control group, signals as a descriptor, orphans as children.
-fn prepare_self(plan: &LaunchPlan) -> Result<SignalFd, Failure> {
-    container::join_cgroups(&plan.cgroup.shim_procs)?;
+fn prepare_self(plan: &AttendancePlan) -> Result<SignalFd, Failure> {
+    container::join_cgroups(&plan.shim_procs)?;
     prctl::set_child_subreaper(true).during("become", "a subreaper")?;
     // Every other signal stays pending for ever: only SIGKILL ends the shim before the container does.
     SigSet::all().thread_block().during("block", "signals")?;
@@ -167,48 +232,93 @@ fn prepare_self(plan: &LaunchPlan) -> Result<SignalFd, Failure> {
         .during("make", "a signal descriptor")
 }
 
-/// Listens on the bundle's socket. Bound by its bare name from within the folder: a unix address holds 108 bytes, paths more.
-fn listen_in(plan: &LaunchPlan) -> Result<OwnedFd, Failure> {
-    let shown = plan.bundle.join(SOCKET_FILE);
+/// Listens on a socket of the bundle. Bound by its bare name from within the folder: a unix address holds 108 bytes, paths
+/// more.
+pub(crate) fn listen_in(bundle: &Path, name: &str, flags: SockFlag) -> Result<OwnedFd, Failure> {
+    let shown = bundle.join(name);
     let shown = shown.display();
-    chdir(&plan.bundle).during("enter", plan.bundle.display())?;
-    match fs::remove_file(SOCKET_FILE) {
+    chdir(bundle).during("enter", bundle.display())?;
+    match fs::remove_file(name) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).during("remove", shown),
         _ => {}
     }
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let flags = SockFlag::SOCK_CLOEXEC | flags;
     let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).during("make", &shown)?;
-    let address = UnixAddr::new(SOCKET_FILE).during("name", &shown)?;
-    bind(std::os::fd::AsRawFd::as_raw_fd(&listener), &address).during("bind", &shown)?;
-    fs::set_permissions(SOCKET_FILE, fs::Permissions::from_mode(0o600)).during("restrict", &shown)?;
+    let address = UnixAddr::new(name).during("name", &shown)?;
+    bind(listener.as_raw_fd(), &address).during("bind", &shown)?;
+    fs::set_permissions(name, fs::Permissions::from_mode(0o600)).during("restrict", &shown)?;
     let backlog = Backlog::new(BACKLOG).during("listen on", &shown)?;
     listen(&listener, backlog).during("listen on", &shown)?;
     chdir("/").during("enter", "/")?;
     Ok(listener)
 }
 
-/// The terminal's master, standard input, and what is to be logged.
-type OwnStreams = (Option<OwnedFd>, Option<OwnedFd>, Vec<Output>);
+/// A container that executed its program, or waits to.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) pid: nix::unistd::Pid,
+    pub(crate) pidfd: OwnedFd,
+    /// The master of its terminal, unless that was given away.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// What it waits for word over.
+    pub(crate) held: Option<Channel>,
+    pub(crate) space: Option<UserSpace>,
+}
 
-fn start_container(plan: &LaunchPlan) -> Result<(Container, OwnStreams), Failure> {
-    let (child_streams, shim_streams) = stdio::make(plan.process.tty, plan.process.stdin)?;
-    let (own_end, child_end) = Channel::pair()?;
-    let (pid, pidfd) = container::start(plan, child_streams, child_end)?;
+/// Makes the container's first process and does for it what it cannot do itself.
+pub(crate) fn start_container(
+    plan: &LaunchPlan,
+    streams: ChildStreams,
+    passed: Vec<OwnedFd>,
+    hold: Option<Hold>,
+) -> Result<Started, Failure> {
+    let prepared = Prepared::make(&plan.namespaces)?;
+    let First { pid, pidfd, channel } = container::start(plan, &prepared, streams, hold)?;
+    drop(passed);
+    let settled = settle(plan, pid.as_raw(), &channel);
+    let (terminal, is_held) = settled.inspect_err(|_| {
+        // It ends by itself right after it said so; reaped here so that nothing is left behind.
+        let _ = pidfd_send_signal(&pidfd, Signal::SIGKILL as i32);
+        let _ = waitpid(pid, None);
+    })?;
+    Ok(Started {
+        pid,
+        pidfd,
+        terminal,
+        held: is_held.then_some(channel),
+        space: prepared.user,
+    })
+}
+
+/// Until it waits to be started or has executed its program: its terminal, and whether it waits.
+fn settle(plan: &LaunchPlan, pid: i32, channel: &Channel) -> Result<(Option<OwnedFd>, bool), Failure> {
     let mut terminal = None;
     loop {
-        match own_end.receive()? {
-            News::Terminal(master) => terminal = Some(master),
-            News::Executed => break,
-            News::Failed(failure) => {
-                // It ends by itself right after that message; reaped here so that nothing is left behind.
-                let _ = nix::sys::wait::waitpid(pid, None);
-                return Err(failure);
+        match channel.receive()? {
+            News::Terminal(master) => match &plan.process.console_socket {
+                Some(console) => stdio::give_away(&master, console)?,
+                None => terminal = Some(master),
+            },
+            News::Hooks => {
+                let state = hooks::state_of(plan, "creating", pid);
+                hooks::run_all(&plan.hooks.prestart, &state)?;
+                hooks::run_all(&plan.hooks.create_runtime, &state)?;
+                channel.go_on()?;
+            }
+            News::Created => return Ok((terminal, true)),
+            News::Failed(failure) => return Err(failure),
+            News::Executed => {
+                if !plan.hooks.poststart.is_empty() {
+                    hooks::run_and_log(&plan.hooks.poststart, &hooks::state_of(plan, "running", pid));
+                }
+                return Ok((terminal, false));
             }
         }
     }
-    let streams = own_streams(terminal, shim_streams)?;
-    Ok((Container { pid, pidfd }, streams))
 }
+
+/// The terminal's master, standard input, and what is to be logged.
+type OwnStreams = (Option<OwnedFd>, Option<OwnedFd>, Vec<Output>);
 
 fn own_streams(terminal: Option<OwnedFd>, streams: ShimStreams) -> Result<OwnStreams, Failure> {
     let named = [Stream::Stdout, Stream::Stderr];
@@ -226,4 +336,21 @@ fn own_streams(terminal: Option<OwnedFd>, streams: ShimStreams) -> Result<OwnStr
         outputs.push(Output::new(copy, Stream::Stdout));
     }
     Ok((terminal, streams.stdin, outputs))
+}
+
+/// For a container without a shim: where it waits to be started.
+pub(crate) fn start_socket(plan: &LaunchPlan) -> Result<Option<Hold>, Failure> {
+    // What an earlier run left must not be taken for this one's.
+    for stale in [EXIT_FILE, START_SOCKET_FILE] {
+        match fs::remove_file(plan.bundle.join(stale)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).during("remove", plan.bundle.join(stale).display());
+            }
+            _ => {}
+        }
+    }
+    if !plan.hold {
+        return Ok(None);
+    }
+    listen_in(&plan.bundle, START_SOCKET_FILE, SockFlag::empty()).map(|listener| Some(Hold::Connection(listener)))
 }

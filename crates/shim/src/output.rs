@@ -3,8 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
 
+use crate::Failure;
+use crate::failure::During;
 use crate::log::{LogWriter, Stream, TEXT_LENGTH_MAX};
+use crate::stdio::stop_blocking;
 
 /// Read at once from a pipe; a pipe holds 64 KiB.
 const CHUNK_LENGTH: usize = 16 * 1024;
@@ -46,13 +51,20 @@ impl Output {
         self.fd.as_fd()
     }
 
-    /// Reads once and logs what came.
-    pub(crate) fn forward(&mut self, log: &mut LogWriter) -> Progress {
+    pub(crate) fn stream(&self) -> Stream {
+        self.stream
+    }
+
+    /// Reads once, logs what came and passes it on to whoever is attached.
+    pub(crate) fn forward(&mut self, log: &mut LogWriter, attached: &mut [Attachment]) -> Progress {
         let mut chunk = [0; CHUNK_LENGTH];
         match nix::unistd::read(&self.fd, &mut chunk) {
             Ok(0) => Progress::Ended,
             Ok(length) => {
                 self.accept(&chunk[..length], log);
+                for attachment in attached.iter_mut().filter(|one| one.stream == self.stream) {
+                    attachment.pass_on(&chunk[..length]);
+                }
                 Progress::More
             }
             Err(Errno::EAGAIN) => Progress::Empty,
@@ -88,6 +100,64 @@ impl Output {
         if !self.rest.is_empty() {
             log.append(self.stream, false, &self.rest);
             self.rest.clear();
+        }
+    }
+}
+
+/// Somebody who gets a copy of one output stream. The container waits for a reader that does not keep up, as with a pipe.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    fd: OwnedFd,
+    stream: Stream,
+    /// What did not fit into the pipe.
+    pending: Vec<u8>,
+    /// The reader has gone.
+    pub(crate) has_ended: bool,
+}
+
+impl Attachment {
+    /// With the end to read from.
+    pub(crate) fn make(stream: Stream) -> Result<(Self, OwnedFd), Failure> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).during("make", "a pipe")?;
+        stop_blocking(&write)?;
+        let attachment = Self {
+            fd: write,
+            stream,
+            pending: Vec::new(),
+            has_ended: false,
+        };
+        Ok((attachment, read))
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn stream(&self) -> Stream {
+        self.stream
+    }
+
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn pass_on(&mut self, bytes: &[u8]) {
+        self.pending.extend_from_slice(bytes);
+        self.flush();
+    }
+
+    /// Writes what fits.
+    pub(crate) fn flush(&mut self) {
+        while !self.pending.is_empty() {
+            match nix::unistd::write(&self.fd, &self.pending) {
+                Ok(length) => drop(self.pending.drain(..length)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
+                Err(_) => {
+                    self.pending.clear();
+                    self.has_ended = true;
+                }
+            }
         }
     }
 }

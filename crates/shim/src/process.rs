@@ -1,24 +1,31 @@
 //! The last steps of any process of a container, first or exec'd: streams, environment, identity, program.
 
+use std::convert::Infallible;
 use std::ffi::CString;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use gantry_sys::process::{close_at_exec_from, exit_now, reset_signal_actions};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{chdir, execve, getcwd, setsid};
+use nix::unistd::{chdir, getcwd, setsid};
 
-use crate::Failure;
+use crate::channel::Channel;
 use crate::failure::During;
-use crate::identity;
-use crate::plan::ProcessPlan;
-use crate::stdio::{Channel, ChildStreams, take};
+use crate::namespaces::UserSpace;
+use crate::plan::{HookPlan, HookState, ProcessPlan};
+use crate::stdio::{ChildStreams, take};
 use crate::users::Identity;
+use crate::{Failure, hooks, identity, program};
 
 /// Where programs are looked for when the image does not say, as in Docker.
-const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Mode bits that new files do not get when the plan does not say.
+const UMASK_DEFAULT: u32 = 0o022;
+/// CAP_SYS_ADMIN.
+const MAY_MOUNT: u64 = 1 << 21;
 
 /// Which of the container's processes this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,35 +38,104 @@ pub(crate) enum Role {
     Exec,
 }
 
+/// A process that is to execute its program.
+#[derive(Debug)]
+pub(crate) struct Setup<'a> {
+    pub(crate) plan: &'a ProcessPlan,
+    pub(crate) role: Role,
+    pub(crate) streams: ChildStreams,
+    pub(crate) channel: Channel,
+    /// The user namespace to enter.
+    pub(crate) space: Option<&'a UserSpace>,
+    /// It ends when whoever set it up ends.
+    pub(crate) is_attended: bool,
+    /// It waits before it executes its program.
+    pub(crate) hold: Option<Hold>,
+    /// Hooks to run last of all, and what they are told.
+    pub(crate) hooks: Option<(&'a [HookPlan], HookState)>,
+}
+
+/// What a process waits for before it executes its program.
+#[derive(Debug)]
+pub(crate) enum Hold {
+    /// Word over its channel.
+    Channel,
+    /// A connection, which is its channel from then on.
+    Connection(OwnedFd),
+}
+
 /// Executes the plan's program, or tells the shim why not. Must run inside the container's namespaces and root.
-pub(crate) fn execute(plan: &ProcessPlan, streams: ChildStreams, channel: Channel, role: Role) -> ! {
-    let Err(failure) = try_execute(plan, streams, &channel, role);
+pub(crate) fn execute(setup: Setup<'_>) -> ! {
+    let Setup {
+        plan,
+        role,
+        streams,
+        mut channel,
+        space,
+        is_attended,
+        hold,
+        hooks,
+    } = setup;
+    let outcome = get_ready(plan, role, streams, &channel, space)
+        .and_then(|identity| wait_for_start(hold, plan, &identity, &mut channel).map(|()| identity))
+        .and_then(|identity| {
+            identity::assume(plan, &identity)?;
+            if let Some((hooks, state)) = &hooks {
+                hooks::run_all(hooks, state)?;
+            }
+            if is_attended && role == Role::First {
+                // A change of user clears it, so it comes after. Without the shim nobody would read output or exit status.
+                prctl::set_pdeathsig(Signal::SIGKILL).during("tie", "the process to its shim")?;
+            }
+            run(plan, &identity)
+        });
+    let Err(failure) = outcome;
     channel.send_failure(&failure);
     exit_now(failure.exit_code())
 }
 
-fn try_execute(
+fn get_ready(
     plan: &ProcessPlan,
+    role: Role,
     streams: ChildStreams,
     channel: &Channel,
-    role: Role,
-) -> Result<std::convert::Infallible, Failure> {
+    space: Option<&UserSpace>,
+) -> Result<Identity, Failure> {
     setsid().during("start", "a session")?;
-    take(streams, channel, role != Role::Exec)?;
+    take(streams, plan, channel, role != Role::Exec)?;
     let identity = identity::look_up(plan)?;
-    identity::hand_over_streams(&identity);
+    identity::hand_over_streams(&identity, space)?;
     identity::limit(plan)?;
+    identity::confine(plan)?;
     enter_folder(&plan.cwd)?;
     reset_signals()?;
-    umask(Mode::from_bits_truncate(0o022));
+    umask(Mode::from_bits_truncate(plan.umask.unwrap_or(UMASK_DEFAULT)));
     // Without a filter there is none to get past here; with one, close_range is on its list.
-    close_at_exec_from(3).during("mark", "descriptors to be closed")?;
-    identity::assume(plan, &identity)?;
-    if role == Role::First {
-        // A change of user clears it, so it comes after. Without the shim nobody would read output or exit status.
-        prctl::set_pdeathsig(Signal::SIGKILL).during("tie", "the process to its shim")?;
+    close_at_exec_from(3 + plan.passed_fds).during("mark", "descriptors to be closed")?;
+    if let Some(space) = space {
+        space.enter(plan.capabilities.bounding & MAY_MOUNT != 0)?;
     }
-    run(plan, &identity)
+    Ok(identity)
+}
+
+/// A program that cannot be executed is found now, while its creator still listens.
+fn wait_for_start(
+    hold: Option<Hold>,
+    plan: &ProcessPlan,
+    identity: &Identity,
+    channel: &mut Channel,
+) -> Result<(), Failure> {
+    let Some(hold) = hold else { return Ok(()) };
+    program::find(plan, &environment(plan, identity))?;
+    channel.send_created()?;
+    match hold {
+        Hold::Channel => channel.wait(),
+        Hold::Connection(listener) => {
+            let connection = gantry_sys::socket::accept_blocking(&listener).during("wait for", "the start")?;
+            *channel = Channel::over(connection);
+            channel.wait()
+        }
+    }
 }
 
 fn reset_signals() -> Result<(), Failure> {
@@ -86,52 +162,16 @@ fn enter_folder(cwd: &Path) -> Result<(), Failure> {
     getcwd().map(drop).during("stay inside the root in", shown)
 }
 
-fn run(plan: &ProcessPlan, identity: &Identity) -> Result<std::convert::Infallible, Failure> {
-    let program = plan
-        .args
-        .first()
-        .ok_or_else(|| Failure::found("exec", "", "no command: neither the image nor the spec has one"))?;
+fn run(plan: &ProcessPlan, identity: &Identity) -> Result<Infallible, Failure> {
     let environment = environment(plan, identity);
+    let program = plan.args.first().map_or("", String::as_str);
     let c_string = |text: &String| {
         CString::new(text.as_str())
             .map_err(|_| Failure::found("exec", program, "an argument or variable holds a NUL byte"))
     };
     let args = plan.args.iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
     let variables = environment.iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
-    let mut refused = Errno::ENOENT;
-    for candidate in candidates(program, &environment) {
-        let path = CString::new(candidate.into_os_string().into_encoded_bytes());
-        let Err(errno) = execve(
-            &path.map_err(|_| Failure::new("exec", program, Errno::EINVAL))?,
-            &args,
-            &variables,
-        );
-        match errno {
-            Errno::ENOENT | Errno::ENOTDIR => {}
-            Errno::EACCES => refused = errno,
-            _ => return Err(Failure::new("exec", program, errno)),
-        }
-    }
-    let searched = !program.contains('/');
-    Err(match refused {
-        Errno::ENOENT if searched => Failure {
-            reason: "not found in PATH".to_string(),
-            ..Failure::new("exec", program, Errno::ENOENT)
-        },
-        errno => Failure::new("exec", program, errno),
-    })
-}
-
-/// The paths that a program may mean, as `execvp(3)` tries them.
-fn candidates(program: &str, environment: &[String]) -> Vec<PathBuf> {
-    if program.contains('/') {
-        return vec![PathBuf::from(program)];
-    }
-    let path = environment.iter().find_map(|variable| variable.strip_prefix("PATH="));
-    path.unwrap_or(PATH_DEFAULT)
-        .split(':')
-        .map(|folder| Path::new(if folder.is_empty() { "." } else { folder }).join(program))
-        .collect()
+    program::execute(plan, &args, &variables, &environment)
 }
 
 /// The plan's variables, then those that every process has unless the plan says otherwise.
@@ -145,10 +185,12 @@ fn environment(plan: &ProcessPlan, identity: &Identity) -> Vec<String> {
             variables.push(format!("{name}={value}"));
         }
     };
-    let host_name = nix::unistd::gethostname().unwrap_or_default();
-    add_missing("PATH", PATH_DEFAULT);
-    add_missing("HOSTNAME", &host_name.to_string_lossy());
-    add_missing("TERM", if plan.tty { "xterm" } else { "" });
+    if plan.usual_env {
+        let host_name = nix::unistd::gethostname().unwrap_or_default();
+        add_missing("PATH", PATH_DEFAULT);
+        add_missing("HOSTNAME", &host_name.to_string_lossy());
+        add_missing("TERM", if plan.tty { "xterm" } else { "" });
+    }
     add_missing("HOME", &identity.home);
     variables
 }

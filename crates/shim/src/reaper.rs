@@ -7,18 +7,31 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::Pid;
 
 use crate::failure::During;
+use crate::namespaces::UserSpace;
 use crate::plan::ProcessPlan;
-use crate::stdio::{Channel, ChildStreams};
+use crate::process::Setup;
 use crate::{Failure, identity, process};
 
-pub(crate) fn fork_user_process(plan: &ProcessPlan, streams: ChildStreams, channel: Channel) -> ! {
+pub(crate) fn fork_user_process(setup: Setup<'_>) -> ! {
     let forked = fork().during("fork", "the user's process");
     match forked {
-        Ok(None) => process::execute(plan, streams, channel, process::Role::BelowInit),
+        Ok(None) => process::execute(Setup {
+            role: process::Role::BelowInit,
+            ..setup
+        }),
         Ok(Some(child)) => {
+            let Setup {
+                plan,
+                streams,
+                channel,
+                space,
+                is_attended,
+                hold,
+                ..
+            } = setup;
             // Closed here, the streams end when the user's process and its children are gone.
-            drop(streams);
-            let ready = give_up_privileges(plan);
+            drop((streams, hold));
+            let ready = give_up_privileges(plan, space, is_attended);
             if let Err(failure) = &ready {
                 channel.send_failure(failure);
                 exit_now(failure.exit_code());
@@ -29,13 +42,13 @@ pub(crate) fn fork_user_process(plan: &ProcessPlan, streams: ChildStreams, chann
             attend(child)
         }
         Err(failure) => {
-            channel.send_failure(&failure);
+            setup.channel.send_failure(&failure);
             exit_now(failure.exit_code())
         }
     }
 }
 
-fn give_up_privileges(plan: &ProcessPlan) -> Result<(), Failure> {
+fn give_up_privileges(plan: &ProcessPlan, space: Option<&UserSpace>, is_attended: bool) -> Result<(), Failure> {
     reset_signal_actions();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).during("block", "signals")?;
     let identity = identity::look_up(plan)?;
@@ -43,8 +56,14 @@ fn give_up_privileges(plan: &ProcessPlan) -> Result<(), Failure> {
     nix::unistd::dup2_stdin(&null).during("duplicate", "standard input")?;
     nix::unistd::dup2_stdout(&null).during("duplicate", "standard output")?;
     nix::unistd::dup2_stderr(&null).during("duplicate", "standard error")?;
+    if let Some(space) = space {
+        space.enter(false)?;
+    }
     identity::assume(plan, &identity)?;
-    prctl::set_pdeathsig(Signal::SIGKILL).during("tie", "the process to its shim")
+    if is_attended {
+        prctl::set_pdeathsig(Signal::SIGKILL).during("tie", "the process to its shim")?;
+    }
+    Ok(())
 }
 
 /// Passes on every signal and reaps, until the child has ended.

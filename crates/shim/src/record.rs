@@ -16,6 +16,8 @@ pub const SOCKET_FILE: &str = "shim.sock";
 pub const STATE_FILE: &str = "state.json";
 /// [`ExitRecord`], in the bundle.
 pub const EXIT_FILE: &str = "exit.json";
+/// Socket of a container that is held and has no shim, in the bundle: it starts when told so over a connection.
+pub const START_SOCKET_FILE: &str = "start.sock";
 /// What the shim itself has to say, in the bundle.
 pub const SHIM_LOG_FILE: &str = "shim.log";
 
@@ -24,10 +26,25 @@ pub const SHIM_LOG_FILE: &str = "shim.log";
 pub struct StateRecord {
     /// The container's first process.
     pub pid: i32,
-    /// The shim.
+    /// The shim; 0 when there is none.
     pub shim_pid: i32,
-    /// Milliseconds since the Unix epoch.
+    /// When it executed its program or, held, when it was set up: milliseconds since the Unix epoch.
     pub started_at_ms: u64,
+    /// When its process was made, in clock ticks since boot: tells it from a later one with the same id.
+    pub born_ticks: u64,
+    /// It waits to be started.
+    pub is_held: bool,
+}
+
+/// When a process was made, in clock ticks since boot; none when there is no such process, or only what is left of it for its
+/// parent.
+#[must_use]
+pub fn born_ticks(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Name in parentheses, which may hold anything; then state as field 3 and start as field 22 (`proc_pid_stat(5)`).
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let is_dead = matches!(fields.next()?, "Z" | "X" | "x");
+    if is_dead { None } else { fields.nth(18)?.parse().ok() }
 }
 
 /// How it ended.

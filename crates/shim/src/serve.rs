@@ -6,13 +6,16 @@ use gantry_sys::process::pidfd_send_signal;
 use gantry_sys::{Errno, socket, terminal};
 use nix::unistd::Pid;
 
-use crate::Failure;
+use crate::channel::News;
 use crate::daemon::Daemon;
 use crate::exec::{Exec, Place};
 use crate::failure::During;
+use crate::log::Stream;
+use crate::output::Attachment;
 use crate::plan::ProcessPlan;
-use crate::stdio::News;
+use crate::record::{self, STATE_FILE, StateRecord};
 use crate::wire::{MESSAGE_LENGTH_MAX, Request, Response};
+use crate::{Failure, hooks};
 
 /// A connection of the agent's, and the exec that belongs to it.
 #[derive(Debug)]
@@ -62,29 +65,27 @@ pub(crate) fn answer(daemon: &mut Daemon, index: usize) {
     let outcome = serde_json::from_slice(&buffer[..length])
         .map_err(|error| Failure::found("understand", "a request", error))
         .and_then(|request| carry_out(daemon, index, request));
-    let (response, fd) = match outcome {
+    let (response, fds) = match outcome {
         Ok(Answer::Later) => return,
-        Ok(Answer::Now(response)) => (response, None),
-        Ok(Answer::Descriptor(fd)) => (Response::Done, Some(fd)),
-        Err(failure) => (Response::Failed(failure), None),
+        Ok(Answer::Now(response)) => (response, Vec::new()),
+        Ok(Answer::Descriptors(fds)) => (Response::Done, fds),
+        Err(failure) => (Response::Failed(failure), Vec::new()),
     };
-    let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     daemon.clients[index].send(&response, &fds);
 }
 
 enum Answer {
     Now(Response),
-    Descriptor(OwnedFd),
+    Descriptors(Vec<OwnedFd>),
     Later,
 }
 
 fn carry_out(daemon: &mut Daemon, index: usize, request: Request) -> Result<Answer, Failure> {
     match request {
-        Request::State => Ok(Answer::Now(Response::Running {
-            pid: daemon.state.pid,
-            started_at_ms: daemon.state.started_at_ms,
-            shim_pid: daemon.state.shim_pid,
-        })),
+        Request::State => Ok(Answer::Now(state(daemon))),
+        Request::Start => start(daemon).map(Answer::Now),
+        Request::Attach => attach(daemon).map(Answer::Descriptors),
         Request::Signal(number) => {
             match pidfd_send_signal(&daemon.container.pidfd, number) {
                 // Ended a moment ago; the exit is about to be reported.
@@ -107,7 +108,7 @@ fn carry_out(daemon: &mut Daemon, index: usize, request: Request) -> Result<Answ
             input
                 .as_fd()
                 .try_clone_to_owned()
-                .map(Answer::Descriptor)
+                .map(|fd| Answer::Descriptors(vec![fd]))
                 .during("duplicate", "standard input")
         }
         Request::CloseStdin => {
@@ -123,16 +124,79 @@ fn carry_out(daemon: &mut Daemon, index: usize, request: Request) -> Result<Answ
     }
 }
 
+fn state(daemon: &Daemon) -> Response {
+    let StateRecord {
+        pid,
+        shim_pid,
+        started_at_ms,
+        ..
+    } = daemon.state;
+    if daemon.held.is_some() {
+        Response::Created { pid, shim_pid }
+    } else {
+        Response::Running {
+            pid,
+            started_at_ms,
+            shim_pid,
+        }
+    }
+}
+
+/// Returns when the process has executed its program. When it could not, its end is about to be recorded.
+fn start(daemon: &mut Daemon) -> Result<Response, Failure> {
+    let channel = daemon
+        .held
+        .take()
+        .ok_or_else(|| Failure::found("start", "the container", "it was started before"))?;
+    channel.go_on()?;
+    loop {
+        match channel.receive()? {
+            News::Executed => break,
+            News::Failed(failure) => return Err(failure),
+            News::Terminal(_) | News::Hooks | News::Created => {}
+        }
+    }
+    daemon.state.is_held = false;
+    daemon.state.started_at_ms = record::wall_clock_ms();
+    record::write(&daemon.bundle, STATE_FILE, &daemon.state)?;
+    let (hooks, told) = &daemon.after_start;
+    hooks::run_and_log(hooks, told);
+    Ok(state(daemon))
+}
+
+fn attach(daemon: &mut Daemon) -> Result<Vec<OwnedFd>, Failure> {
+    let streams: &[Stream] = if daemon.terminal.is_some() {
+        &[Stream::Stdout]
+    } else {
+        &[Stream::Stdout, Stream::Stderr]
+    };
+    let mut ends = Vec::new();
+    for stream in streams {
+        let (attachment, end) = Attachment::make(*stream)?;
+        daemon.attached.push(attachment);
+        ends.push(end);
+    }
+    Ok(ends)
+}
+
 /// The answer follows when the process has executed its program, or failed to.
 fn start_exec(daemon: &mut Daemon, index: usize, plan: &ProcessPlan) -> Result<Answer, Failure> {
     if daemon.clients[index].exec.is_some() {
         return Err(Failure::found("exec", "", "this connection has one already"));
+    }
+    if daemon.held.is_some() {
+        return Err(Failure::found(
+            "start",
+            "a process",
+            "the container has not been started",
+        ));
     }
     daemon.execs_started += 1;
     let place = Place {
         container: daemon.container.pidfd.as_fd(),
         own_pid_namespace: daemon.own_pid_namespace.as_fd(),
         cgroup: &daemon.cgroup,
+        space: daemon.container.space.as_ref(),
         number: daemon.execs_started,
     };
     daemon.clients[index].exec = Some(Exec::start(plan, &place)?);
@@ -148,6 +212,8 @@ pub(crate) fn pass_on_news(client: &mut Client) {
             exec.streams = vec![master];
             return;
         }
+        // It has neither hooks nor anything to wait for.
+        Ok(News::Hooks | News::Created) => return,
         Ok(News::Executed) => Response::ExecStarted { pid: exec.pid.as_raw() },
         Ok(News::Failed(failure)) | Err(failure) => Response::Failed(failure),
     };

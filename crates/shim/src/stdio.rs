@@ -1,29 +1,30 @@
 //! Standard streams: pipes, or a terminal of the container's own devpts.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use gantry_sys::{Errno, mount, path, socket, terminal};
+use gantry_sys::{mount, path, socket, terminal};
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
 use crate::Failure;
+use crate::channel::Channel;
 use crate::failure::During;
-use crate::wire::MESSAGE_LENGTH_MAX;
+use crate::plan::ProcessPlan;
 
-/// Marks the message that carries the master of a terminal.
-const TERMINAL_MARK: &[u8] = b"terminal";
+/// What a console socket gets along with the master, as from runc.
+const CONSOLE_MESSAGE: &[u8] = b"/dev/ptmx";
 
 /// The streams of a process before it executes its program.
 #[derive(Debug)]
 pub(crate) enum ChildStreams {
     /// It makes itself a terminal, once it is inside the container.
     Terminal,
-    /// Standard input, output and error.
-    Pipes([OwnedFd; 3]),
+    /// Standard input, output and error: pipes, or whatever was passed on with the plan.
+    Open([OwnedFd; 3]),
 }
 
 /// The shim's ends of the same streams; those of a terminal come later, over the [`Channel`].
@@ -50,7 +51,7 @@ pub(crate) fn make(tty: bool, stdin: bool) -> Result<(ChildStreams, ShimStreams)
         stdin: in_write,
         outputs: vec![out_read, error_read],
     };
-    Ok((ChildStreams::Pipes([in_read, out_write, error_write]), shim))
+    Ok((ChildStreams::Open([in_read, out_write, error_write]), shim))
 }
 
 /// `/dev/null` of the node.
@@ -68,11 +69,19 @@ pub(crate) fn stop_blocking(fd: impl AsFd) -> Result<(), Failure> {
 }
 
 /// Takes the streams as 0, 1 and 2; with a terminal its master goes to the shim first. Must run inside the container.
-pub(crate) fn take(streams: ChildStreams, channel: &Channel, is_console: bool) -> Result<(), Failure> {
+pub(crate) fn take(
+    streams: ChildStreams,
+    plan: &ProcessPlan,
+    channel: &Channel,
+    is_console: bool,
+) -> Result<(), Failure> {
     match streams {
-        ChildStreams::Pipes([input, output, error]) => stand_in(&input, &output, &error),
+        ChildStreams::Open([input, output, error]) => stand_in(&input, &output, &error),
         ChildStreams::Terminal => {
             let (master, slave) = open_terminal()?;
+            if let Some((rows, columns)) = plan.console_size {
+                terminal::resize(&master, rows, columns).during("resize", "the terminal")?;
+            }
             channel.send_terminal(&master)?;
             if is_console {
                 bind_console(&slave)?;
@@ -81,6 +90,16 @@ pub(crate) fn take(streams: ChildStreams, channel: &Channel, is_console: bool) -
             stand_in(&slave, &slave, &slave)
         }
     }
+}
+
+/// Gives the master of a terminal away, as an OCI runtime does with `--console-socket`.
+pub(crate) fn give_away(master: &OwnedFd, console: &Path) -> Result<(), Failure> {
+    let shown = console.display();
+    let connection = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+        .during("make", "a socket")?;
+    let address = UnixAddr::new(console).during("connect to console socket", &shown)?;
+    connect(connection.as_raw_fd(), &address).during("connect to console socket", &shown)?;
+    socket::send(&connection, CONSOLE_MESSAGE, &[master.as_fd()]).during("hand the terminal to", shown)
 }
 
 /// The first process's terminal is also the container's console.
@@ -117,59 +136,4 @@ fn open_terminal() -> Result<(OwnedFd, OwnedFd), Failure> {
     terminal::unlock(&master).during("unlock", "the terminal")?;
     let slave = terminal::open_peer(&master).during("open", "the terminal")?;
     Ok((master, slave))
-}
-
-/// The line from a process that is being set up back to the shim: a terminal, a failure, or its end, which means that the
-/// program was executed.
-#[derive(Debug)]
-pub(crate) struct Channel(OwnedFd);
-
-/// What came over a [`Channel`].
-#[derive(Debug)]
-pub(crate) enum News {
-    /// The master of its terminal.
-    Terminal(OwnedFd),
-    /// It failed.
-    Failed(Failure),
-    /// It executed its program.
-    Executed,
-}
-
-impl Channel {
-    /// The shim's end and the process's.
-    pub(crate) fn pair() -> Result<(Self, Self), Failure> {
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map(|(left, right)| (Self(left), Self(right)))
-            .during("make", "a socket pair")
-    }
-
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn send_terminal(&self, master: &OwnedFd) -> Result<(), Failure> {
-        socket::send(&self.0, TERMINAL_MARK, &[master.as_fd()]).during("hand over", "the terminal")
-    }
-
-    /// Tells the shim; when that fails as well there is nobody left to tell.
-    pub(crate) fn send_failure(&self, failure: &Failure) {
-        let _ = serde_json::to_vec(failure).map(|text| socket::send(&self.0, &text, &[]));
-    }
-
-    /// Waits for the next message.
-    pub(crate) fn receive(&self) -> Result<News, Failure> {
-        let mut buffer = vec![0; MESSAGE_LENGTH_MAX];
-        let (length, fds) = match socket::receive(&self.0, &mut buffer) {
-            Err(Errno::ECONNRESET) => return Ok(News::Executed),
-            outcome => outcome.during("hear from", "the process")?,
-        };
-        let message = &buffer[..length];
-        match fds.into_iter().next() {
-            _ if length == 0 => Ok(News::Executed),
-            Some(master) if message == TERMINAL_MARK => Ok(News::Terminal(master)),
-            _ => serde_json::from_slice(message)
-                .map(News::Failed)
-                .map_err(|error| Failure::found("hear from", "the process", error)),
-        }
-    }
 }

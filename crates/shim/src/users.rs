@@ -123,6 +123,16 @@ pub fn resolve(
     })
 }
 
+/// Home folder of a user by number; `/` when it is nobody's.
+#[must_use]
+pub fn home_of(uid: u32, passwd: &str) -> String {
+    let account = accounts(passwd).find(|account| account.uid == uid);
+    match account.map_or("", |account| account.home) {
+        "" => "/".to_string(),
+        home => home.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

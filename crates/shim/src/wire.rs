@@ -18,6 +18,11 @@ pub const MESSAGE_LENGTH_MAX: usize = 128 * 1024;
 pub enum Request {
     /// Who is there.
     State,
+    /// Let a container that is held execute its program.
+    Start,
+    /// Copies of everything the container writes from now on: descriptors of pipes for standard output and error, or one for
+    /// the terminal. The container waits for whoever does not read; closing them ends it.
+    Attach,
     /// Send a signal to the container's first process.
     Signal(i32),
     /// Set the size of its terminal.
@@ -41,6 +46,13 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Response {
+    /// The container is set up and waits to be started.
+    Created {
+        /// Its first process in the shim's pid namespace.
+        pid: i32,
+        /// The shim's own process.
+        shim_pid: i32,
+    },
     /// The container runs.
     Running {
         /// Its first process in the shim's pid namespace.
@@ -66,7 +78,19 @@ pub enum Response {
     },
 }
 
-/// The one answer on standard output after the launch.
+/// What comes with the descriptors of a [`crate::plan::Task`], over the socket that a shim has as its standard input.
+///
+/// The descriptors come in this order: those that the process inherits from 3 on (a fresh shim gets them under these numbers),
+/// the task as a file, and, when told so, standard input, output and error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// How many descriptors the process inherits from 3 on.
+    pub passed_fds: u32,
+    /// Its standard streams come along.
+    pub has_stdio: bool,
+}
+
+/// The one answer over the same socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LaunchReport {
@@ -79,6 +103,17 @@ pub enum LaunchReport {
         /// Milliseconds since the Unix epoch.
         started_at_ms: u64,
     },
+    /// The container is set up and waits to be started.
+    Created {
+        /// Its process.
+        pid: i32,
+        /// The shim's own process.
+        shim_pid: i32,
+        /// Milliseconds since the Unix epoch.
+        created_at_ms: u64,
+    },
+    /// The task is done; there is no process.
+    Done,
     /// It has not, and nothing is left of it.
     Failed(Failure),
 }

@@ -11,6 +11,7 @@ pub mod loopback;
 pub mod mount;
 pub mod path;
 pub mod process;
+pub mod schedule;
 pub mod seccomp;
 pub mod socket;
 pub mod terminal;

@@ -1,7 +1,7 @@
 //! The mount interface of Linux 5.2 and later: mounts as descriptors, attached to a place that was looked up safely before.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::NixPath;
 
@@ -27,8 +27,16 @@ pub mod attribute {
     pub const NO_DEV: u64 = 0x04;
     /// Nothing can be executed.
     pub const NO_EXEC: u64 = 0x08;
+    /// Access times are never written.
+    pub const NO_ATIME: u64 = 0x10;
     /// Access times are always written.
     pub const STRICT_ATIME: u64 = 0x20;
+    /// The bits that choose how access times are written; none of them is the kernel's default, `relatime`.
+    pub const ATIME: u64 = 0x70;
+    /// Access times of folders are never written.
+    pub const NO_DIR_ATIME: u64 = 0x80;
+    /// Symbolic links are not followed.
+    pub const NO_SYMLINK_FOLLOW: u64 = 0x20_0000;
 }
 
 /// How a mount shares later mounts with its peers; the values are those of `mount(2)`.
@@ -41,6 +49,8 @@ pub enum Sharing {
     Slave = libc::MS_SLAVE,
     /// `MS_SHARED`
     Shared = libc::MS_SHARED,
+    /// `MS_UNBINDABLE`
+    Unbindable = libc::MS_UNBINDABLE,
 }
 
 /// A file system's configuration before it is mounted.
@@ -145,32 +155,51 @@ struct MountAttr {
     user_namespace: u64,
 }
 
-/// `mount_setattr(2)` on what `mount` refers to.
+/// `MOUNT_ATTR_IDMAP`
+const IDMAP: u64 = 0x10_0000;
+
+/// `mount_setattr(2)` on what `mount` refers to. Whoever sets one way of writing access times clears the others.
 ///
 /// # Errors
 /// The kernel's; nothing is changed then, not even below.
 pub fn change(mount: impl AsFd, change: Change) -> Result<()> {
+    let clear_atime = if change.set & attribute::ATIME == 0 {
+        0
+    } else {
+        attribute::ATIME
+    };
     let attributes = MountAttr {
         set: change.set,
-        clear: change.clear,
+        clear: change.clear | clear_atime,
         propagation: change.sharing.map_or(0, |sharing| sharing as u64),
         user_namespace: 0,
     };
+    set_attributes(mount.as_fd(), &attributes, change.recursive)
+}
+
+/// Files of a detached mount seem to have the ids that `user_namespace` maps theirs to (`MOUNT_ATTR_IDMAP`).
+///
+/// # Errors
+/// `EINVAL` when the file system cannot (overlayfs, some network file systems) or the mount is mapped already, `EPERM` when
+/// the namespace is the node's own or has no mapping yet.
+pub fn map_ids(mount: impl AsFd, user_namespace: impl AsFd, recursive: bool) -> Result<()> {
+    let attributes = MountAttr {
+        set: IDMAP,
+        clear: 0,
+        propagation: 0,
+        user_namespace: user_namespace.as_fd().as_raw_fd() as u64,
+    };
+    set_attributes(mount.as_fd(), &attributes, recursive)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attributes: &MountAttr, recursive: bool) -> Result<()> {
     let mut flags = libc::AT_EMPTY_PATH;
-    if change.recursive {
+    if recursive {
         flags |= libc::AT_RECURSIVE;
     }
-    let (fd, size) = (mount.as_fd().as_raw_fd(), std::mem::size_of::<MountAttr>());
+    let (fd, size) = (mount.as_raw_fd(), std::mem::size_of::<MountAttr>());
+    let attributes = std::ptr::from_ref(attributes);
     // SAFETY: `attributes` has the kernel's layout and outlives the call, `size` is its size.
-    let outcome = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            fd,
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size,
-        )
-    };
+    let outcome = unsafe { libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, attributes, size) };
     Errno::result(outcome).map(drop)
 }

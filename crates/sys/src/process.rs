@@ -149,3 +149,21 @@ pub fn reap() -> Result<Option<(Pid, i32)>> {
     };
     Ok(Some((Pid::from_raw(pid), code)))
 }
+
+/// Sets the NIS domain name of this uts namespace (`setdomainname(2)`).
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_ADMIN, `EINVAL` when it is longer than 64 bytes.
+pub fn set_domain_name(name: &str) -> Result<()> {
+    // SAFETY: the pointer and the length are those of one string that outlives the call.
+    Errno::result(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
+}
+
+/// Sets the execution domain of this process (`personality(2)`).
+///
+/// # Errors
+/// The kernel's.
+pub fn set_personality(persona: u32) -> Result<()> {
+    // SAFETY: takes an integer.
+    Errno::result(unsafe { libc::personality(libc::c_ulong::from(persona)) }).map(drop)
+}

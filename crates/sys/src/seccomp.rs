@@ -25,18 +25,29 @@ pub const fn unpack(packed: u64) -> Instruction {
     }
 }
 
-/// Filters this thread's system calls from now on, and those of everything it starts (`seccomp(2)`).
+/// Filters this thread's system calls from now on, and those of everything it starts (`seccomp(2)`). `flags` are
+/// `SECCOMP_FILTER_FLAG_*`; those that make the call return a descriptor are refused.
 ///
 /// # Errors
 /// `EACCES` without CAP_SYS_ADMIN and without no_new_privs, `EINVAL` for a program the kernel refuses.
-pub fn load(program: &[Instruction]) -> Result<()> {
+pub fn load(program: &[Instruction], flags: u32) -> Result<()> {
+    if libc::c_ulong::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+        return Err(Errno::EINVAL);
+    }
     let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
     let header = libc::sock_fprog {
         len: length,
         filter: program.as_ptr().cast_mut(),
     };
     // SAFETY: the header points at `length` instructions that outlive the call; the kernel copies and only reads them.
-    let outcome = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const header) };
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const header,
+        )
+    };
     Errno::result(outcome).map(drop)
 }
 

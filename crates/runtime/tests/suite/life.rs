@@ -68,7 +68,23 @@ fn failures_name_the_step_and_leave_nothing_running() {
         ("nope", "exec nope: not found in PATH", 127),
         (
             "/etc/not-executable",
-            "exec /etc/not-executable: permission denied",
+            "exec /etc/not-executable: permission denied: the file is not executable (its mode is 0644)",
+            126,
+        ),
+        ("/etc", "exec /etc: is a directory", 126),
+        (
+            "/etc/bad-script",
+            "exec /etc/bad-script: the file is there, but /bin/nope is not",
+            127,
+        ),
+        (
+            "/etc/dangling",
+            "exec /etc/dangling: the symbolic link leads nowhere",
+            127,
+        ),
+        (
+            "/etc/no-program",
+            "exec /etc/no-program: exec format error: neither built for this processor nor a script with #!",
             126,
         ),
     ] {

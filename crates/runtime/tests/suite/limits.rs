@@ -76,7 +76,10 @@ fn limits_arrive_in_the_control_group_and_use_is_counted() {
     );
     let stats = handle.stats().expect("stats");
     assert!((1..=2).contains(&stats.pids.current), "{stats:?}");
-    assert!(stats.cpu.total_us > 0 && stats.memory.working_set > ByteSize::ZERO, "{stats:?}");
+    assert!(
+        stats.cpu.total_us > 0 && stats.memory.working_set > ByteSize::ZERO,
+        "{stats:?}"
+    );
 }
 
 #[test]

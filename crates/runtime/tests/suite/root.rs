@@ -373,8 +373,9 @@ fn output_is_logged_line_by_line_and_rotated() {
     let lab =
         Lab::script("i=0; while [ $i -lt 3000 ]; do echo line $i of the output; i=$((i+1)); done; printf 'no end'");
     let mut plan = lab.prepare().expect("plan");
-    plan.log.size_max = 40_000;
-    plan.log.files_max = 10;
+    let attendance = plan.attendance.as_mut().expect("a shim");
+    attendance.log.size_max = 40_000;
+    attendance.log.files_max = 10;
     let folder = std::env::temp_dir().join("gantry-runtime-test-shim");
     let shim = gantry_runtime::install_shim(&folder).expect("shim");
     gantry_runtime::launch(&shim, &plan).expect("launches");

@@ -1,7 +1,7 @@
 //! A container of the test's own: a root with nothing but busybox, a control group parent nobody else uses, and clean-up.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -80,6 +80,11 @@ fn make_layer(layer: &Path) {
     fs::write(layer.join("etc/group"), "root:x:0:\napp:x:1001:\nlogs:x:50:app\n").expect("group");
     fs::write(layer.join("data/from-image"), "image data\n").expect("data");
     fs::write(layer.join("etc/not-executable"), "x").expect("file");
+    for (name, content) in [("etc/bad-script", "#!/bin/nope -x\n"), ("etc/no-program", "nothing\n")] {
+        fs::write(layer.join(name), content).expect("file");
+        fs::set_permissions(layer.join(name), fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    symlink("nowhere", layer.join("etc/dangling")).expect("link");
 }
 
 /// A test's folder, control group parent, and container.
@@ -94,6 +99,7 @@ pub struct Lab {
     pub mounts: Vec<gantry_runtime::ResolvedMount>,
     pub host_files: Vec<gantry_runtime::HostFile>,
     pub data_files: Vec<gantry_runtime::DataFile>,
+    pub options: gantry_runtime::LaunchOptions,
 }
 
 impl Lab {
@@ -113,6 +119,7 @@ impl Lab {
             mounts: Vec::new(),
             host_files: Vec::new(),
             data_files: Vec::new(),
+            options: gantry_runtime::LaunchOptions::default(),
         }
     }
 
@@ -146,6 +153,7 @@ impl Lab {
             data_files: self.data_files.clone(),
             cgroup_parent: self.parent.clone(),
             log: LogSettings::at(self.path("log")),
+            options: self.options.clone(),
         };
         prepare(&input, &self.layout)
     }

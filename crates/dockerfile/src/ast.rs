@@ -1,9 +1,8 @@
 //! A Dockerfile as it was written: instructions with their places, nothing replaced yet.
 //!
 //! **Invariant:** every instruction is complete and its flags are known; what depends on variables or on other stages is not
-//! checked here but in [`plan`](crate::plan).
+//! checked here but in [`plan`](crate::plan()).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::diagnostic::{Diagnostic, Span};
@@ -264,6 +263,3 @@ impl Heredoc {
         lines.map(|line| line.trim_start_matches('\t')).collect()
     }
 }
-
-/// Names that `FROM … AS` gave, to places in [`Dockerfile::stages`].
-pub type StageNames = BTreeMap<String, usize>;

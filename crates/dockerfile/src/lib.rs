@@ -1,7 +1,7 @@
 //! Dockerfiles as BuildKit reads them: text to instructions, instructions to a graph of stages, stages to operations.
 //!
-//! Three steps, each pure. `parse` reads the text; `plan` finds which stages a target needs and what each starts from;
-//! `Graph::resolve` gives one stage's operations with every variable replaced, once the configuration of what it starts from
+//! Three steps, each pure. [`parse`] reads the text; [`plan()`] finds which stages a target needs and what each starts from;
+//! [`Graph::resolve`] gives one stage's operations with every variable replaced, once the configuration of what it starts from
 //! is known. An operation says which inputs make its result ([`Operation::inputs`]) and, given their digests, the key under
 //! which the result is kept ([`Operation::key`]).
 //!
@@ -12,24 +12,39 @@
 //! Deliberately not here: reading files, running anything (`build`), showing diagnostics with colours (`cli`).
 
 pub mod ast;
+mod chmod;
 mod config;
 mod diagnostic;
+mod display;
+mod duration;
+mod expand;
+mod git;
+mod history;
 mod ignore;
 mod key;
 pub mod limits;
+mod lint;
 mod operation;
 mod options;
+mod parse;
+mod paths;
+mod pattern;
 pub mod plan;
 mod platform;
+mod signals;
+mod suggest;
 
 pub use config::{Config, HealthCheck};
 pub use diagnostic::{Diagnostic, Rule, Severity, Span};
-pub use ignore::IgnoreRules;
+pub use expand::ExpandError;
+pub use ignore::{IgnoreError, IgnoreRules};
 pub use key::Key;
+pub use lint::refusal;
 pub use operation::{
     Add, AddSource, Chmod, Copy, GitSource, History, InlineFile, Input, MakeFolder, Mount, Network, Operation, Run,
     Script, Security, Sharing, Source, Step,
 };
 pub use options::PlanOptions;
-pub use plan::{Base, Graph, Inherited, ResolvedStage, Stage, StageId};
+pub use parse::parse;
+pub use plan::{Base, Graph, Inherited, ResolvedStage, Stage, StageId, check, plan};
 pub use platform::{Platform, PlatformError};

@@ -75,7 +75,7 @@ impl FromStr for Platform {
             !part.is_empty() && part.chars().all(ok)
         };
         let parts: Vec<&str> = text.trim().split('/').collect();
-        if !parts.iter().all(|part| is_word(part)) {
+        if !parts.iter().all(is_word) {
             return Err(wrong());
         }
         match parts.as_slice() {

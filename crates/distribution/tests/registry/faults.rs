@@ -1,0 +1,457 @@
+//! Registries that stall, lie, break off and send nonsense: what helps is tried again, the rest is told clearly, and the store
+//! stays whole.
+
+use gantry_distribution::{Client, Phase, PullRequest, Pulled, PushRequest, Result};
+use gantry_image::{ImageError, Store};
+use gantry_model::Class;
+use std::sync::Arc;
+
+use crate::fake::{Answer, Fake, Fault};
+use crate::image::{Image, digest_of};
+use crate::{Steps, client, nobody, plain, reference, store};
+
+async fn pull(client: &Client, store: &Arc<Store>, registry: &Fake) -> Result<Pulled> {
+    let (keychain, name) = (nobody(), reference(registry, "app:v1"));
+    let request = PullRequest {
+        reference: &name,
+        platform: None,
+        keychain: &keychain,
+        unpack: true,
+    };
+    client.pull(store, request, &|_| {}).await
+}
+
+/// A registry with one image.
+async fn with_image(layer_sizes: &[usize]) -> (Fake, Image) {
+    let registry = Fake::start().await;
+    let image = Image::new(9, layer_sizes);
+    registry.hold("app", "v1", &image);
+    (registry, image)
+}
+
+fn blob(image: &Image, layer: usize) -> String {
+    format!("GET /v2/app/blobs/{}", image.layer(layer))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_download_goes_on_where_it_was() {
+    let (registry, image) = with_image(&[300_000]).await;
+    let size = image.layer_bytes(0).len();
+    registry.fault(blob(&image, 0), Fault::TruncateAt(100_000));
+    registry.fault(blob(&image, 0), Fault::StallAt(50_000));
+    registry.fault(blob(&image, 0), Fault::Answer(503, vec![], "{}"));
+    registry.fault(blob(&image, 0), Fault::Hangup);
+    let (_dir, store) = store();
+    let pulled = pull(&client(plain(&[&registry])), &store, &registry)
+        .await
+        .expect("the rest comes later");
+    assert_eq!(pulled.image, image.digest());
+    let ranges: Vec<_> = registry
+        .seen_with(&blob(&image, 0))
+        .iter()
+        .map(|seen| seen.header("range").map(str::to_string))
+        .collect();
+    let rest = |from: usize| Some(format!("bytes={from}-"));
+    assert_eq!(
+        ranges,
+        [None, rest(100_000), rest(150_000), rest(150_000), rest(150_000)],
+        "of {size}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_ranges_is_read_from_the_beginning_again() {
+    let (registry, image) = with_image(&[300_000]).await;
+    registry.fault(blob(&image, 0), Fault::TruncateAt(100_000));
+    registry.fault(blob(&image, 0), Fault::IgnoreRange);
+    let (_dir, store) = store();
+    let pulled = pull(&client(plain(&[&registry])), &store, &registry).await;
+    assert_eq!(pulled.expect("the beginning is skipped").image, image.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_is_kept_when_the_pull_fails_and_in_the_next_process() {
+    let (registry, image) = with_image(&[300_000]).await;
+    registry.fault(blob(&image, 0), Fault::TruncateAt(100_000));
+    for _ in 0..4 {
+        registry.fault(blob(&image, 0), Fault::Hangup);
+    }
+    let (dir, store) = store();
+    let error = pull(&client(plain(&[&registry])), &store, &registry)
+        .await
+        .expect_err("it never comes");
+    let problem = error.problem();
+    assert_eq!(problem.class, Class::Unavailable, "{problem}");
+    assert!(
+        problem
+            .object
+            .contains(&format!("blob {} of {}/app", image.layer(0), registry.name())),
+        "{problem}"
+    );
+    assert_eq!(store.partial_len(image.layer(0)), 100_000);
+    assert!(
+        matches!(store.info(image.digest()), Err(ImageError::NotFound { .. })),
+        "nothing half is visible"
+    );
+    drop(store);
+
+    let store = Arc::new(Store::open(dir.path().join("images")).expect("the store of before"));
+    let before = registry.seen().len();
+    pull(&client(plain(&[&registry])), &store, &registry)
+        .await
+        .expect("healthy again");
+    let seen = registry.seen();
+    let asked = seen[before..]
+        .iter()
+        .find(|seen| seen.line() == blob(&image, 0))
+        .expect("the layer was asked for");
+    assert_eq!(asked.header("range"), Some("bytes=100000-"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_waited_for_when_short_and_told_when_long() {
+    let (registry, image) = with_image(&[10]).await;
+    let limit = |seconds: &str| {
+        let headers = vec![("Retry-After", seconds.to_string())];
+        Fault::Answer(
+            429,
+            headers,
+            r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"pull rate limit"}]}"#,
+        )
+    };
+    registry.fault(blob(&image, 0), limit("1"));
+    let (_dir, store) = store();
+    let client = client(plain(&[&registry]));
+    pull(&client, &store, &registry).await.expect("a second is short");
+
+    registry.fault("GET /v2/app/manifests", limit("21600"));
+    let problem = pull(&client, &store, &registry)
+        .await
+        .expect_err("six hours are long")
+        .problem();
+    assert_eq!(problem.class, Class::Exhausted);
+    let text = problem.to_string();
+    assert!(
+        text.contains("pull rate limit") && text.contains("21600 s") && text.contains("gantry login"),
+        "{text}"
+    );
+    assert_eq!(registry.seen_with("manifests").len(), 2, "not asked again and again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_fails_for_good_is_told_after_some_attempts() {
+    let registry = Fake::start().await;
+    registry.answer_with(|_| {
+        Some(Answer::new(500).body(r#"{"errors":[{"code":"UNKNOWN","message":"disk\u001b[31m full"}]}"#))
+    });
+    let (_dir, store) = store();
+    let problem = pull(&client(plain(&[&registry])), &store, &registry)
+        .await
+        .expect_err("it fails")
+        .problem();
+    assert_eq!(problem.class, Class::Unavailable);
+    let text = problem.to_string();
+    assert!(
+        text.contains("500 Internal Server Error") && text.contains("disk [31m full"),
+        "{text}"
+    );
+    assert_eq!(registry.seen().len(), 5, "bounded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_ends_with_a_stall() {
+    let registry = Fake::start().await;
+    for _ in 0..5 {
+        registry.fault("GET", Fault::Silence);
+    }
+    let (_dir, store) = store();
+    let problem = pull(&client(plain(&[&registry])), &store, &registry)
+        .await
+        .expect_err("nothing comes")
+        .problem();
+    assert_eq!(problem.class, Class::Timeout);
+    assert!(problem.reason.contains("no byte moved"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_not_taken_for_documents() {
+    let page = || vec![("Content-Type", "text/html; charset=utf-8".to_string())];
+    for (status, body) in [
+        (200, "<!doctype html><title>Log in to the WiFi</title>"),
+        (404, "<html>not here</html>"),
+    ] {
+        let (registry, image) = with_image(&[10]).await;
+        registry.fault("GET /v2/app/manifests", Fault::Answer(status, page(), body));
+        let (_dir, store) = store();
+        let client = client(plain(&[&registry]));
+        let problem = pull(&client, &store, &registry)
+            .await
+            .expect_err("a page")
+            .problem()
+            .to_string();
+        assert!(problem.contains("not a registry's: text/html: <"), "{problem}");
+        assert!(problem.contains("no proxy or login page"), "{problem}");
+        // In the place of a blob.
+        if status == 200 {
+            for _ in 0..5 {
+                registry.fault(blob(&image, 0), Fault::Answer(200, page(), body));
+            }
+            let problem = pull(&client, &store, &registry)
+                .await
+                .expect_err("a page")
+                .problem()
+                .to_string();
+            assert!(problem.contains("not a registry's"), "{problem}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lies_about_digests_are_found() {
+    // A manifest by digest, one by tag whose header lies, and a layer.
+    let (registry, image) = with_image(&[5_000]).await;
+    let (_dir, store) = store();
+    let client = client(plain(&[&registry]));
+    let keychain = nobody();
+    let pinned = reference(&registry, "app").without_digest().with_digest(image.digest());
+    let other = Image::new(99, &[1]);
+    registry.hold_manifest("app", "v1", &other.media_type, &other.manifest);
+    let manifest = other.manifest.clone();
+    registry.answer_with(move |seen| {
+        let is_pinned = seen.target.contains("/manifests/sha256");
+        is_pinned.then(|| {
+            Answer::new(200)
+                .header("Content-Type", crate::image::MANIFEST_OCI)
+                .body(manifest.clone())
+        })
+    });
+    let error = client
+        .fetch_manifest(&pinned, &keychain)
+        .await
+        .expect_err("another manifest");
+    let expected = format!(
+        "the content has the digest {}, not {}",
+        digest_of(&other.manifest),
+        image.digest()
+    );
+    assert!(error.problem().to_string().contains(&expected), "{error}");
+
+    registry.answer_with(|_| None);
+    registry.hold("app", "v1", &image);
+    registry.fault(blob(&image, 0), Fault::WrongBytes);
+    pull(&client, &store, &registry).await.expect("right the second time");
+
+    let (registry, image) = with_image(&[7_000]).await;
+    for _ in 0..2 {
+        registry.fault(blob(&image, 0), Fault::WrongBytes);
+    }
+    let client = crate::client(plain(&[&registry]));
+    let problem = pull(&client, &store, &registry)
+        .await
+        .expect_err("wrong both times")
+        .problem();
+    assert_eq!(problem.class, Class::Invalid);
+    assert!(problem.to_string().contains(&image.layer(0).to_string()), "{problem}");
+    assert_eq!(store.partial_len(image.layer(0)), 0, "wrong content is not kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lies_about_lengths_are_found() {
+    let (registry, image) = with_image(&[5_000]).await;
+    for _ in 0..5 {
+        registry.fault(blob(&image, 0), Fault::LieAboutLength(7));
+    }
+    let (_dir, store) = store();
+    let problem = pull(&client(plain(&[&registry])), &store, &registry)
+        .await
+        .expect_err("a lie")
+        .problem();
+    let size = image.layer_bytes(0).len();
+    assert!(
+        problem.reason.contains(&format!(
+            "{} bytes came or were announced, {size} were expected",
+            size + 7
+        )),
+        "{problem}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_have_a_limit() {
+    let registry = Fake::start().await;
+    let mut huge = vec![b'{'; 1];
+    huge.resize(5 << 20, b' ');
+    registry.hold_manifest("app", "v1", crate::image::MANIFEST_OCI, &huge);
+    let (_dir, store) = store();
+    let problem = pull(&client(plain(&[&registry])), &store, &registry)
+        .await
+        .expect_err("5 MiB")
+        .problem();
+    assert!(problem.reason.contains("larger than 4"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_are_followed_until_they_go_in_circles() {
+    let (registry, storage) = (Fake::start().await, Fake::start().await);
+    let image = Image::new(10, &[5_000]);
+    registry.hold("app", "v1", &image);
+    storage.hold("app", "v1", &image);
+    let target = storage.clone();
+    registry.answer_with(move |seen| {
+        let is_blob = seen.target.contains("/blobs/");
+        is_blob.then(|| Answer::new(307).header("Location", target.url(&seen.target)))
+    });
+    let (_dir, store) = store();
+    let client = client(plain(&[&registry, &storage]));
+    pull(&client, &store, &registry).await.expect("the storage has it");
+
+    registry.answer_with(|seen| {
+        let is_manifest = seen.target.contains("/manifests/");
+        is_manifest.then(|| Answer::new(302).header("Location", seen.target.clone()))
+    });
+    let problem = pull(&client, &store, &registry)
+        .await
+        .expect_err("a circle")
+        .problem()
+        .to_string();
+    assert!(problem.contains("redirected 10 times without an end"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_without_a_registry_is_told_at_once() {
+    let registry = Fake::start().await;
+    let (_dir, store) = store();
+    let mut options = plain(&[&registry]);
+    options.plain_http.insert("127.0.0.1:1".into());
+    let name = "127.0.0.1:1/app:v1".parse().expect("a reference");
+    let keychain = nobody();
+    let request = PullRequest {
+        reference: &name,
+        platform: None,
+        keychain: &keychain,
+        unpack: false,
+    };
+    let problem = client(options)
+        .pull(&store, request, &|_| {})
+        .await
+        .expect_err("nobody there")
+        .problem();
+    assert_eq!(problem.class, Class::Unavailable);
+    assert!(
+        problem.to_string().contains("cannot connect to 127.0.0.1:1"),
+        "{problem}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_upload_goes_on_where_the_registry_is() {
+    let (from, to) = (Fake::start().await, Fake::start().await);
+    let image = Image::new(11, &[3_000_000]);
+    from.hold("app", "v1", &image);
+    let (_dir, store) = store();
+    let mut options = plain(&[&from, &to]);
+    options.chunk_bytes = 2 << 20;
+    let client = client(options);
+    pull(&client, &store, &from).await.expect("a healthy registry");
+    to.fault("PATCH", Fault::HangupInUpload(500_000));
+    to.fault("PATCH", Fault::Answer(502, vec![], "bad gateway"));
+    to.fault("PUT /v2/new/blobs", Fault::Hangup);
+    to.fault("PUT /v2/new/manifests", Fault::Answer(500, vec![], "{}"));
+    let (keychain, target) = (nobody(), reference(&to, "new:v1"));
+    let request = PushRequest {
+        reference: &target,
+        image: Some(image.digest()),
+        keychain: &keychain,
+    };
+    let steps = Steps::default();
+    client
+        .push(&store, request, &steps.hear())
+        .await
+        .expect("the rest is sent later");
+    assert_eq!(to.blob("new", image.layer(0)).as_deref(), Some(image.layer_bytes(0)));
+    assert!(steps.phases(&image.layer(0).to_string()).contains(&Phase::Retrying));
+    let begins: Vec<_> = to
+        .seen_with("PATCH")
+        .iter()
+        .map(|seen| {
+            seen.header("content-range")
+                .unwrap_or_default()
+                .split('-')
+                .next()
+                .unwrap_or_default()
+                .to_string()
+        })
+        .collect();
+    // The 502 was sent after the registry had taken its chunk.
+    assert_eq!(begins, ["0", "500000", "2597152"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_refused_says_why() {
+    let (from, to) = (Fake::start().await, Fake::start().await);
+    let image = Image::new(12, &[10]);
+    from.hold("app", "v1", &image);
+    let (_dir, store) = store();
+    let client = client(plain(&[&from, &to]));
+    pull(&client, &store, &from).await.expect("a healthy registry");
+    to.answer_with(|seen| {
+        let body = r#"{"errors":[{"code":"DENIED","message":"quota exceeded"}]}"#;
+        (seen.method == "POST").then(|| Answer::new(403).body(body))
+    });
+    let (keychain, target) = (nobody(), reference(&to, "new:v1"));
+    let request = PushRequest {
+        reference: &target,
+        image: Some(image.digest()),
+        keychain: &keychain,
+    };
+    let problem = client
+        .push(&store, request, &|_| {})
+        .await
+        .expect_err("refused")
+        .problem();
+    assert_eq!(problem.class, Class::Denied);
+    assert!(
+        problem.to_string().contains("quota exceeded") && problem.to_string().contains("/new"),
+        "{problem}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_the_limit_is_transferred_at_once() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let (registry, image) = with_image(&[10; 12]).await;
+    // Every blob stalls for its first answer, so the slots fill up; what was open at once is what came before any second one.
+    let open = Arc::new(AtomicUsize::new(0));
+    for layer in 0..12 {
+        registry.fault(blob(&image, layer), Fault::Silence);
+    }
+    let counted = open.clone();
+    registry.answer_with(move |seen| {
+        if seen.target.contains("/blobs/") {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+        None
+    });
+    let (_dir, store) = store();
+    let registry_client = client(plain(&[&registry]));
+    let pulling = pull(&registry_client, &store, &registry);
+    let looked = async {
+        let deadline = tokio::time::sleep(std::time::Duration::from_secs(5));
+        tokio::pin!(deadline);
+        loop {
+            let count = open.load(Ordering::SeqCst);
+            if count >= 3 {
+                // All slots are taken, and each stalls for 400 ms yet.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                return open.load(Ordering::SeqCst);
+            }
+            tokio::select! {
+                () = &mut deadline => return count,
+                () = tokio::time::sleep(std::time::Duration::from_millis(5)) => {}
+            }
+        }
+    };
+    let (pulled, at_once) = tokio::join!(pulling, looked);
+    pulled.expect("every stall passes");
+    assert_eq!(at_once, 3);
+}

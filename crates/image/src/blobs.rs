@@ -5,7 +5,7 @@
 //! **Invariant:** what lies in `tmp/` belongs to an operation of this process; it is removed when the store is opened.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +26,7 @@ const PARTIAL: &str = "partial";
 const TMP: &str = "tmp";
 const LAYERS: &str = "layers";
 const RECORDS: &str = "records";
+const UPLOADS: &str = "uploads";
 const COPY_BUFFER_BYTES: usize = 128 << 10;
 
 /// The folders of a store.
@@ -106,7 +107,7 @@ impl Blobs {
             }
             _ => {}
         }
-        for name in [BLOBS, PARTIAL, TMP, LAYERS, RECORDS] {
+        for name in [BLOBS, PARTIAL, TMP, LAYERS, RECORDS, UPLOADS] {
             make_dir(&dir.join(name))?;
         }
         Ok(Self {
@@ -224,7 +225,8 @@ impl Blobs {
         Ok(staged.digest)
     }
 
-    fn publish_file(&self, from: &Path, digest: Digest) -> Result<()> {
+    /// Makes a complete and verified file visible as a blob.
+    pub(crate) fn publish_file(&self, from: &Path, digest: Digest) -> Result<()> {
         let to = self.path(digest);
         let publish = || {
             File::open(from)?.sync_all()?;
@@ -274,10 +276,17 @@ impl Blobs {
     }
 
     /// Receives a blob from byte `offset` on, which is where the last transfer ended, or 0 to start anew. What came stays for
-    /// the next attempt when the source fails, and is dropped when it turns out to be wrong.
-    pub(crate) fn receive(&self, blob: &Descriptor, offset: u64, source: impl Read) -> Result<()> {
+    /// the next attempt when the source fails, and is dropped when it turns out to be wrong. `tee` gets every byte of the blob,
+    /// those of earlier transfers included.
+    pub(crate) fn receive(
+        &self,
+        blob: &Descriptor,
+        offset: u64,
+        source: impl Read,
+        tee: impl FnMut(&[u8]),
+    ) -> Result<()> {
         let path = self.partial_path(blob.digest);
-        let outcome = self.receive_into(&path, blob, offset, source);
+        let outcome = self.receive_into(&path, blob, offset, source, tee);
         if let Err(ImageError::WrongDigest { .. } | ImageError::TooLarge { .. }) = &outcome {
             // Dropping is a courtesy: the next transfer may start at 0 anyway.
             let _ = fs::remove_file(&path);
@@ -285,9 +294,16 @@ impl Blobs {
         outcome
     }
 
-    fn receive_into(&self, path: &Path, blob: &Descriptor, offset: u64, mut source: impl Read) -> Result<()> {
+    fn receive_into(
+        &self,
+        path: &Path,
+        blob: &Descriptor,
+        offset: u64,
+        mut source: impl Read,
+        mut tee: impl FnMut(&[u8]),
+    ) -> Result<()> {
         let what = format!("blob {}", blob.digest);
-        let (mut file, mut hasher) = continue_at(path, blob.digest, offset)?;
+        let (mut file, mut hasher) = continue_at(path, blob.digest, offset, &mut tee)?;
         let (limit, unit) = match blob.size {
             Some(size) => (size, "bytes, its announced size"),
             None => (DOCUMENT_BYTES_MAX, "bytes"),
@@ -312,6 +328,7 @@ impl Blobs {
             hasher.update(&buffer[..count]);
             file.write_all(&buffer[..count])
                 .map_err(ImageError::io("write", path))?;
+            tee(&buffer[..count]);
         }
         if let Some(expected) = blob.size.filter(|expected| *expected != size) {
             return Err(ImageError::WrongSize {
@@ -326,8 +343,8 @@ impl Blobs {
     }
 }
 
-/// Opens a partial file at its end, its content hashed.
-fn continue_at(path: &Path, digest: Digest, offset: u64) -> Result<(File, Sha256)> {
+/// Opens a partial file at its end, its content hashed and given to `tee`.
+fn continue_at(path: &Path, digest: Digest, offset: u64, tee: &mut impl FnMut(&[u8])) -> Result<(File, Sha256)> {
     let error = |error| ImageError::io("open", path)(error);
     let mut options = OpenOptions::new();
     let file = options.read(true).append(true).create(true).open(path).map_err(error)?;
@@ -345,8 +362,16 @@ fn continue_at(path: &Path, digest: Digest, offset: u64) -> Result<(File, Sha256
         });
     }
     let mut reader = BufReader::with_capacity(COPY_BUFFER_BYTES, &file);
-    io::copy(&mut reader, &mut hasher).map_err(ImageError::io("read", path))?;
-    Ok((file, hasher))
+    loop {
+        let bytes = reader.fill_buf().map_err(ImageError::io("read", path))?;
+        if bytes.is_empty() {
+            return Ok((file, hasher));
+        }
+        hasher.update(bytes);
+        tee(bytes);
+        let count = bytes.len();
+        reader.consume(count);
+    }
 }
 
 /// Makes a folder of the store, and those above it.

@@ -98,6 +98,16 @@ pub enum ImageError {
         /// Where the caller wanted to continue.
         offset: u64,
     },
+    /// A piece of an upload does not continue where the last one ended.
+    #[error("upload {upload} continues at byte {expected}, not at {offset}")]
+    WrongUploadOffset {
+        /// The upload.
+        upload: String,
+        /// Bytes already here.
+        expected: u64,
+        /// Where the caller wanted to continue.
+        offset: u64,
+    },
     /// An image or blob is not in this store.
     #[error("no such {what}: {name}")]
     NotFound {
@@ -192,7 +202,10 @@ impl ImageError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Class::NotFound,
             Self::Io { .. } | Self::Sink { .. } | Self::Member { .. } => Class::Internal,
             Self::Source { source, .. } if source.kind() == io::ErrorKind::NotFound => Class::NotFound,
-            Self::Source { .. } | Self::WrongOffset { .. } | Self::Incomplete { .. } => Class::Unavailable,
+            Self::Source { .. }
+            | Self::WrongOffset { .. }
+            | Self::WrongUploadOffset { .. }
+            | Self::Incomplete { .. } => Class::Unavailable,
             Self::Archive { .. }
             | Self::NotAnImage { .. }
             | Self::Document { .. }
@@ -223,6 +236,7 @@ impl ImageError {
             Self::Upper { path, .. } => format!("/{path}"),
             Self::Document { document, .. } => document.clone(),
             Self::WrongOffset { digest, .. } => format!("blob {digest}"),
+            Self::WrongUploadOffset { upload, .. } => format!("upload {upload}"),
             Self::NotFound { what, name } => format!("{what} {name}"),
             Self::Ambiguous { prefix, .. } => format!("image {prefix}"),
             Self::InUse { digest } | Self::Incomplete { digest, .. } => format!("image {digest}"),
@@ -241,7 +255,9 @@ impl ImageError {
             Self::Upper { reason, .. } => format!("cannot go into a layer: {reason}"),
             Self::WrongDigest { expected, found, .. } => format!("the content has the digest {found}, not {expected}"),
             Self::WrongSize { expected, found, .. } => format!("{found} bytes came, {expected} were announced"),
-            Self::WrongOffset { expected, offset, .. } => format!("continues at byte {expected}, not at {offset}"),
+            Self::WrongOffset { expected, offset, .. } | Self::WrongUploadOffset { expected, offset, .. } => {
+                format!("continues at byte {expected}, not at {offset}")
+            }
             Self::NotFound { .. } => "not in the image store of this node".to_string(),
             Self::Ambiguous { count, .. } => format!("{count} images start with it"),
             Self::InUse { .. } => "a replica of this node uses it".to_string(),
@@ -267,9 +283,11 @@ impl ImageError {
             Self::NotAnImage { .. } => {
                 "give an archive of docker save, podman save or skopeo; a root filesystem goes in with gantry image import"
             }
-            Self::Source { .. } | Self::WrongDigest { .. } | Self::WrongSize { .. } | Self::WrongOffset { .. } => {
-                "transfer it again"
-            }
+            Self::Source { .. }
+            | Self::WrongDigest { .. }
+            | Self::WrongSize { .. }
+            | Self::WrongOffset { .. }
+            | Self::WrongUploadOffset { .. } => "transfer it again",
             Self::NotFound { what: "image", .. } => "see gantry image ls; load or import it first",
             Self::Ambiguous { .. } => "write more digits",
             Self::InUse { .. } => "remove the services that use it first",

@@ -157,7 +157,7 @@ impl Store {
         let take = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let work = || {
             while let Some(layer) = take() {
-                if let Err(error) = self.unpack_one(layer) {
+                if let Err(error) = self.unpack_received(layer) {
                     queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
                     failure
                         .lock()
@@ -178,7 +178,8 @@ impl Store {
             .map_or(Ok(()), Err)
     }
 
-    fn unpack_one(&self, layer: LayerPlan) -> Result<()> {
+    /// Unpacks a layer whose blob is here.
+    pub(crate) fn unpack_received(&self, layer: LayerPlan) -> Result<()> {
         let digest = layer.blob.digest;
         if self.blobs.has_layer(layer.chain) && self.blobs.layer_record(layer.chain).is_none() {
             return self.record_old_layer(&layer);

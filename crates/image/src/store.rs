@@ -7,7 +7,8 @@
 //! DIR/layers/CHAIN-ID/     unpacked layers, lower layers for overlayfs
 //! DIR/records/             what is known of each of them
 //! DIR/leases/, DIR/roots/  what must stay although no image of the catalog needs it
-//! DIR/partial/HEX          transfers from other nodes that may be resumed
+//! DIR/partial/HEX          transfers to here that may be resumed
+//! DIR/uploads/ID           transfers to here whose digest is not known yet
 //! DIR/tmp/                 of operations in progress, cleared at open
 //! ```
 //!
@@ -33,6 +34,7 @@ use crate::document::{Descriptor, Document, Platform};
 use crate::error::{ImageError, Result};
 use crate::keyed_lock::KeyedLock;
 use crate::lease::{Lease, LeaseId, Leases, Node};
+use crate::uploads::Uploads;
 
 /// An image of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +126,7 @@ pub struct Store {
     state: Mutex<State>,
     /// Chain ids being unpacked and blobs being received.
     pub(crate) busy: KeyedLock,
+    pub(crate) uploads: Uploads,
     _lock: File,
 }
 
@@ -166,6 +169,7 @@ impl Store {
                 pins: BTreeMap::new(),
             }),
             busy: KeyedLock::default(),
+            uploads: Uploads::default(),
             _lock: lock,
         };
         store.drop_torn_layers()?;
@@ -357,10 +361,11 @@ impl Store {
         if self.blobs.size(blob.digest).is_some() {
             return Ok(());
         }
-        self.blobs.receive(blob, offset, source)
+        self.blobs.receive(blob, offset, source, |_| {})
     }
 
-    /// A blob to be sent to another node.
+    /// A blob as it lies on disk, unverified: for readers that check its digest themselves. [`Store::read_blob`] is for those who
+    /// send it on.
     ///
     /// # Errors
     /// When it is not here.

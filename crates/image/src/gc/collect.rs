@@ -123,14 +123,15 @@ impl Store {
         let mut candidates = BTreeSet::new();
         self.update_state(|state| {
             let mut catalog = state.catalog.clone();
-            if tagged && !is_used(state, in_use, image) {
+            let rooted = self.rooted(&catalog);
+            let used = |digest: Digest| is_used(state, in_use, digest) || rooted.contains(&digest);
+            if tagged && !used(image) {
                 removed.untagged = catalog.references(image);
                 for reference in &removed.untagged {
                     catalog.tags.remove(reference);
                 }
             }
             let family = family(&catalog, image);
-            let used = |digest: Digest| is_used(state, in_use, digest);
             candidates = drop_unheld(&mut catalog, &family, used, &mut removed.deleted);
             Ok(catalog)
         })?;

@@ -125,7 +125,8 @@ impl Store {
         let mut removed = Removed::default();
         self.update_state(|state| {
             let mut catalog = state.catalog.clone();
-            let used = |digest: Digest| is_used(state, in_use, digest);
+            let rooted = self.rooted(&catalog);
+            let used = |digest: Digest| is_used(state, in_use, digest) || rooted.contains(&digest);
             for digest in doomed.iter().filter(|digest| !used(**digest)) {
                 let names = if options.all {
                     catalog.references(*digest)
@@ -137,9 +138,8 @@ impl Store {
                     removed.untagged.push(name);
                 }
             }
-            let nameless = catalog.images.iter().filter(|(digest, entry)| {
-                doomed.contains(digest) || entry.artifact.is_some() && !self.is_rooted(**digest)
-            });
+            let images = catalog.images.iter();
+            let nameless = images.filter(|(digest, entry)| doomed.contains(digest) || entry.artifact.is_some());
             let nameless = nameless.map(|(digest, _)| *digest).collect::<Vec<_>>();
             let family = nameless.into_iter().flat_map(|digest| family(&catalog, digest));
             let indexes = catalog
@@ -191,12 +191,18 @@ impl Store {
         Ok(blobs.chain(layers).collect())
     }
 
-    /// Whether a lease or a root set names the manifest.
-    fn is_rooted(&self, digest: Digest) -> bool {
+    /// Manifests that leases and root sets name, with those below them.
+    pub(super) fn rooted(&self, catalog: &Catalog) -> BTreeSet<Digest> {
         let held = self.leases.lock();
-        let node = Node::Manifest(digest);
-        held.roots.values().any(|roots| roots.contains(&node))
-            || held.leases.values().any(|lease| lease.nodes.contains(&node))
+        let leased = held.leases.values().flat_map(|lease| &lease.nodes);
+        let mut rooted = BTreeSet::new();
+        for node in held.roots.values().flatten().chain(leased) {
+            if let Node::Manifest(digest) = node {
+                rooted.insert(*digest);
+                rooted.extend(catalog.images_below(*digest));
+            }
+        }
+        rooted
     }
 
     /// Removes those of the blobs and layers that nothing needs; returns the bytes of the blobs.

@@ -14,6 +14,8 @@ impl Display for Dockerfile {
         if self.directives.escape != '\\' {
             writeln!(formatter, "# escape={}", self.directives.escape)?;
         }
+        // Comments after this line are no directives.
+        writeln!(formatter)?;
         for instruction in &self.arguments {
             instruction.fmt(formatter)?;
         }

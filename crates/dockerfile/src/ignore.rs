@@ -122,7 +122,7 @@ impl IgnoreRules {
         ends.push(characters.len());
         let mut ignored = false;
         for rule in &self.rules {
-            if rule.is_exception == ignored && ends.iter().rev().any(|end| rule.matches(&characters[..*end])) {
+            if rule.is_exception == ignored && rule.matches(&characters, &ends) {
                 ignored = !rule.is_exception;
             }
         }
@@ -152,14 +152,21 @@ impl Rule {
         })
     }
 
-    fn matches(&self, path: &[char]) -> bool {
+    /// Whether it matches the path or a folder above it: what ends at one of these places.
+    fn matches(&self, path: &[char], ends: &[usize]) -> bool {
+        if matches!(self.tokens.first(), Some(Token::Is(first)) if path.first() != Some(first)) {
+            return false;
+        }
         // reached[n]: the tokens so far match the first n characters.
         let mut reached = vec![false; path.len() + 1];
         reached[0] = true;
         for token in &self.tokens {
             reached = token.step(&reached, path);
+            if !reached.contains(&true) {
+                return false;
+            }
         }
-        reached[path.len()]
+        ends.iter().any(|end| reached[*end])
     }
 }
 

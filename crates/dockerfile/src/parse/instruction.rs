@@ -93,7 +93,11 @@ fn takes_documents(line: &Logical, head: &Head) -> Result<bool, Diagnostic> {
             let json = arguments::json_array(&line.text[head.rest.clone()]);
             Ok(!matches!(json, arguments::Json::Strings(_)))
         }
-        "ONBUILD" if !head.rest.is_empty() => takes_documents(line, &self::head(line, head.rest.clone())?),
+        "ONBUILD" if !head.rest.is_empty() => {
+            let inner = self::head(line, head.rest.clone())?;
+            // A trigger of a trigger is refused later; following a chain of them would take the stack.
+            Ok(inner.keyword != "ONBUILD" && takes_documents(line, &inner)?)
+        }
         _ => Ok(false),
     }
 }

@@ -1,10 +1,7 @@
 //! Manifests as registries give them: what they are, what they refer to, and which of an index suits a platform.
 
-use std::fmt;
-use std::str::FromStr;
-
 use bytes::Bytes;
-use gantry_image::Descriptor;
+use gantry_image::{Descriptor, Platform};
 use gantry_model::Digest;
 use serde::Deserialize;
 
@@ -69,19 +66,9 @@ pub(crate) struct Entry {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     #[serde(default)]
-    pub(crate) platform: Option<EntryPlatform>,
+    pub(crate) platform: Option<Platform>,
     #[serde(default)]
     pub(crate) artifact_type: Option<String>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct EntryPlatform {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    variant: Option<String>,
 }
 
 impl Entry {
@@ -134,71 +121,39 @@ impl Parts {
     }
 }
 
-/// What an image runs on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Platform {
-    /// `linux`.
-    pub os: String,
-    /// As Go names it: `amd64`, `arm64`.
-    pub architecture: String,
-    /// Of ARM: `v7`.
-    pub variant: Option<String>,
+/// The entry of an index that suits a platform best; attestations and artifacts are no images.
+pub(crate) fn choose<'a>(wanted: &Platform, entries: &'a [Entry]) -> Result<&'a Entry, Cause> {
+    let images = entries.iter().filter(|entry| entry.is_image());
+    let mut fitting: Vec<_> = images.filter_map(|entry| Some((rank(wanted, entry)?, entry))).collect();
+    fitting.sort_by_key(|(rank, _)| *rank);
+    fitting
+        .first()
+        .map(|(_, entry)| *entry)
+        .ok_or_else(|| Cause::NoPlatform {
+            wanted: wanted.to_string(),
+            available: available(entries),
+        })
 }
 
-impl Platform {
-    /// This machine's.
-    #[must_use]
-    pub fn of_this_machine() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "x86" => "386",
-            "loongarch64" => "loong64",
-            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-            other => other,
-        };
-        Self {
-            os: "linux".to_string(),
-            architecture: architecture.to_string(),
-            variant: None,
-        }
+/// How well an entry fits, 0 best. A 32-bit ARM runs what its older variants run; an entry without a platform fits last.
+fn rank(wanted: &Platform, entry: &Entry) -> Option<u8> {
+    const LAST: u8 = 100;
+    let Some(found) = &entry.platform else {
+        return Some(LAST);
+    };
+    if found.os != wanted.os || found.architecture != wanted.architecture {
+        return None;
     }
-
-    /// The entry of an index that suits best; attestations and artifacts are no images.
-    pub(crate) fn choose<'a>(&self, entries: &'a [Entry]) -> Result<&'a Entry, Cause> {
-        let images = entries.iter().filter(|entry| entry.is_image());
-        let mut fitting: Vec<_> = images.filter_map(|entry| Some((self.rank(entry)?, entry))).collect();
-        fitting.sort_by_key(|(rank, _)| *rank);
-        fitting
-            .first()
-            .map(|(_, entry)| *entry)
-            .ok_or_else(|| Cause::NoPlatform {
-                wanted: self.to_string(),
-                available: available(entries),
-            })
-    }
-
-    /// How well an entry fits, 0 best. A 32-bit ARM runs what its older variants run; an entry without a platform fits last.
-    fn rank(&self, entry: &Entry) -> Option<u8> {
-        const LAST: u8 = 100;
-        let Some(found) = &entry.platform else {
-            return Some(LAST);
-        };
-        if found.os != self.os || found.architecture != self.architecture {
-            return None;
+    match (wanted.variant.as_deref(), found.variant.as_deref()) {
+        (wanted, found) if wanted == found => Some(0),
+        // The only variant of 64-bit ARM in use, and the baseline of amd64.
+        (None, Some("v8" | "v1")) | (Some("v8" | "v1"), None) => Some(1),
+        (variant, found) if wanted.architecture == "arm" => {
+            let (variant, found) = (arm_version(variant)?, arm_version(found)?);
+            variant.checked_sub(found).map(|older| older + 2)
         }
-        let (wanted, found) = (self.variant.as_deref(), found.variant.as_deref());
-        match (wanted, found) {
-            (wanted, found) if wanted == found => Some(0),
-            // The only variant of 64-bit ARM in use, and the baseline of amd64.
-            (None, Some("v8" | "v1")) | (Some("v8" | "v1"), None) => Some(1),
-            (wanted, found) if self.architecture == "arm" => {
-                let (wanted, found) = (arm_version(wanted)?, arm_version(found)?);
-                wanted.checked_sub(found).map(|older| older + 2)
-            }
-            (None, None | Some(_)) => Some(LAST - 1),
-            (Some(_), _) => None,
-        }
+        (None, None | Some(_)) => Some(LAST - 1),
+        (Some(_), _) => None,
     }
 }
 
@@ -209,21 +164,16 @@ fn arm_version(variant: Option<&str>) -> Option<u8> {
 
 impl Entry {
     fn is_image(&self) -> bool {
-        let unknown = |platform: &EntryPlatform| platform.os == "unknown" || platform.architecture == "unknown";
+        let unknown = |platform: &Platform| platform.os == "unknown" || platform.architecture == "unknown";
         self.artifact_type.is_none() && !self.platform.as_ref().is_some_and(unknown)
     }
 }
 
 fn available(entries: &[Entry]) -> String {
-    let platforms = entries.iter().filter(|entry| entry.is_image()).filter_map(|entry| {
-        let platform = entry.platform.clone()?;
-        Some(Platform {
-            os: platform.os,
-            architecture: platform.architecture,
-            variant: platform.variant,
-        })
-    });
-    let mut shown: Vec<_> = platforms.map(|platform| platform.to_string()).collect();
+    let images = entries.iter().filter(|entry| entry.is_image());
+    let mut shown: Vec<_> = images
+        .filter_map(|entry| Some(entry.platform.as_ref()?.to_string()))
+        .collect();
     shown.sort();
     shown.dedup();
     if shown.is_empty() {
@@ -233,47 +183,37 @@ fn available(entries: &[Entry]) -> String {
     }
 }
 
-impl fmt::Display for Platform {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.os, self.architecture)?;
-        self.variant
-            .iter()
-            .try_for_each(|variant| write!(formatter, "/{variant}"))
-    }
-}
-
 /// A text that is no platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no platform: write os/architecture[/variant], such as linux/arm64")]
 pub struct PlatformError(String);
 
-impl FromStr for Platform {
-    type Err = PlatformError;
-
-    /// `linux/arm64/v8`, and the names of the kernel (`x86_64`, `aarch64`) for Docker's.
-    fn from_str(text: &str) -> Result<Self, PlatformError> {
-        let parts: Vec<_> = text.split('/').collect();
-        let (os, architecture, variant) = match parts.as_slice() {
-            [os, architecture] => (*os, *architecture, None),
-            [os, architecture, variant] => (*os, *architecture, Some(variant.to_string())),
-            _ => return Err(PlatformError(text.to_string())),
-        };
-        if os.is_empty() || architecture.is_empty() {
-            return Err(PlatformError(text.to_string()));
-        }
-        let architecture = match architecture {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "armhf" => "arm",
-            "i386" => "386",
-            other => other,
-        };
-        Ok(Self {
-            os: os.to_ascii_lowercase(),
-            architecture: architecture.to_string(),
-            variant,
-        })
+/// Reads `linux/arm64/v8`; the kernel's names (`x86_64`, `aarch64`) count as Docker's.
+///
+/// # Errors
+/// When it is none.
+pub fn parse_platform(text: &str) -> Result<Platform, PlatformError> {
+    let parts: Vec<_> = text.split('/').collect();
+    let (os, architecture, variant) = match parts.as_slice() {
+        [os, architecture] => (*os, *architecture, None),
+        [os, architecture, variant] => (*os, *architecture, Some(variant.to_string())),
+        _ => return Err(PlatformError(text.to_string())),
+    };
+    if parts.iter().any(|part| part.is_empty()) {
+        return Err(PlatformError(text.to_string()));
     }
+    let architecture = match architecture {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "armhf" => "arm",
+        "i386" => "386",
+        other => other,
+    };
+    Ok(Platform {
+        os: os.to_ascii_lowercase(),
+        architecture: architecture.to_string(),
+        variant,
+    })
 }
 
 #[cfg(test)]
@@ -281,27 +221,20 @@ mod tests {
     use super::*;
 
     fn index(platforms: &[&str]) -> Vec<Entry> {
-        let entry = |(at, text): (usize, &&str)| {
-            let platform: Option<Platform> = text.parse().ok();
-            Entry {
-                media_type: MANIFEST_OCI.to_string(),
-                digest: Digest::from_bytes([u8::try_from(at).expect("few"); 32]),
-                size: 1,
-                platform: platform.map(|platform| EntryPlatform {
-                    os: platform.os,
-                    architecture: platform.architecture,
-                    variant: platform.variant,
-                }),
-                artifact_type: None,
-            }
+        let entry = |(at, text): (usize, &&str)| Entry {
+            media_type: MANIFEST_OCI.to_string(),
+            digest: Digest::from_bytes([u8::try_from(at).expect("few"); 32]),
+            size: 1,
+            platform: parse_platform(text).ok(),
+            artifact_type: None,
         };
         platforms.iter().enumerate().map(entry).collect()
     }
 
     fn chosen(wanted: &str, platforms: &[&str]) -> Option<String> {
         let entries = index(platforms);
-        let wanted: Platform = wanted.parse().expect(wanted);
-        let found = wanted.choose(&entries).ok()?.digest;
+        let wanted = parse_platform(wanted).expect(wanted);
+        let found = choose(&wanted, &entries).ok()?.digest;
         let at = entries.iter().position(|entry| entry.digest == found)?;
         Some(platforms[at].to_string())
     }
@@ -350,8 +283,8 @@ mod tests {
     #[test]
     fn a_missing_platform_names_those_there_are() {
         let entries = index(&["linux/arm64/v8", "linux/amd64", "unknown/unknown"]);
-        let wanted: Platform = "linux/riscv64".parse().expect("a platform");
-        let error = wanted.choose(&entries).expect_err("none fits").to_string();
+        let wanted = parse_platform("linux/riscv64").expect("a platform");
+        let error = choose(&wanted, &entries).expect_err("none fits").to_string();
         assert_eq!(
             error,
             "no image for linux/riscv64; there are: linux/amd64, linux/arm64/v8"

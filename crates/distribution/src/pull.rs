@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use gantry_image::{Descriptor, ImageError, Store};
-use gantry_model::{Digest, ImageReference};
+use gantry_image::{Descriptor, ImageError, Lease, Node, Platform, Store};
+use gantry_model::{Digest, DurationMs, ImageReference};
 use tokio::sync::mpsc;
 
 use crate::blob::BlobReader;
@@ -17,7 +17,7 @@ use crate::client::{Client, asked_manifest};
 use crate::endpoint::Endpoint;
 use crate::error::{Asked, Cause, DistributionError, Result};
 use crate::limits::{INDEX_CHILDREN_MAX, PIECES_MAX};
-use crate::manifest::{Entry, FetchedManifest, ManifestKind, Parts, Platform};
+use crate::manifest::{Entry, FetchedManifest, ManifestKind, Parts, choose};
 use crate::options::Keychain;
 use crate::progress::{Phase, Progress, Track};
 
@@ -25,14 +25,28 @@ use crate::progress::{Phase, Progress, Track};
 const WRONG_CONTENT_ATTEMPTS: u32 = 2;
 /// Indexes within indexes; honest images have one or two.
 const INDEX_DEPTH_MAX: usize = 4;
+/// What came is kept for the next attempt for so long after a crash.
+const LEASE: DurationMs = DurationMs(24 * 3_600_000);
+
+/// Which images of an index.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Platforms<'a> {
+    /// The one for this machine.
+    #[default]
+    Own,
+    /// The one for this platform.
+    One(&'a Platform),
+    /// Everything it lists, attestations included, so that it can be pushed whole.
+    All,
+}
 
 /// What to pull.
 #[derive(Debug, Clone)]
 pub struct PullRequest<'a> {
     /// What it is called; the name it gets in the store, unless it is pinned by digest alone.
     pub reference: &'a ImageReference,
-    /// Which image of an index; this machine's without one.
-    pub platform: Option<&'a Platform>,
+    /// Which images of an index.
+    pub platforms: Platforms<'a>,
     /// Who asks.
     pub keychain: &'a Keychain,
     /// Lay the layers out as files, too.
@@ -42,7 +56,7 @@ pub struct PullRequest<'a> {
 /// What a pull brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pulled {
-    /// Of the image's manifest.
+    /// Of the image's manifest; of several images, the one for this machine if there is one.
     pub image: Digest,
     /// What the reference means at the registry: the image's manifest, or the index it was chosen from.
     pub resolved: Digest,
@@ -82,26 +96,29 @@ impl Pull<'_> {
         track.at(Phase::Downloading, 0);
         let top = self.client.fetch_manifest(reference, self.request.keychain).await?;
         let resolved = top.digest;
-        let manifest = self.choose(top).await?;
-        let parts = Parts::parse(&manifest.bytes).map_err(|cause| cause.at(&self.asked()))?;
+        // Until the image is in the catalog, nothing but this keeps what comes from being collected.
+        let lease = self.blocking(move |store| {
+            let lease = store.lease(LEASE)?;
+            lease.keep(Node::Manifest(resolved))?;
+            Ok(lease)
+        });
+        let lease = Arc::new(lease.await?);
+        let images = self.manifests(&top).await?;
         track.end(Phase::Done);
-        let image = manifest.digest;
-        let was_here = self.take_manifest(&manifest).await? && self.is_whole(image).await?;
-        let blobs = unique(&parts);
-        try_join_all(blobs.iter().map(|entry| self.take_blob(entry))).await?;
-        let tag = reference.clone();
-        self.blocking(move |store| {
-            store.commit_image(image)?;
-            match tag.tag() {
-                Some(_) => store.tag(&tag, image),
-                None => Ok(()),
-            }
-        })
-        .await?;
+        let mut was_here = true;
+        let mut parts = Vec::new();
+        for image in &images {
+            let image_parts = Parts::parse(&image.bytes).map_err(|cause| cause.at(&self.asked()))?;
+            was_here &= self.take_manifest(image).await? && self.is_whole(image.digest).await?;
+            parts.push(image_parts);
+        }
+        self.take_blobs(&lease, &images, &parts).await?;
+        let image = self.enter(&top, &images).await?;
+        drop(lease);
         if self.request.unpack {
             self.unpack(image, &parts).await?;
         }
-        for entry in parts.layers.iter().flatten() {
+        for entry in parts.iter().flat_map(|parts| parts.layers.iter().flatten()) {
             self.track(entry)
                 .end(if was_here { Phase::Exists } else { Phase::Done });
         }
@@ -112,35 +129,75 @@ impl Pull<'_> {
         })
     }
 
-    /// The image's manifest that an index leads to on the platform.
-    async fn choose(&self, top: FetchedManifest) -> Result<FetchedManifest> {
+    /// The manifests of the images that are wanted of what the reference means.
+    async fn manifests(&self, top: &FetchedManifest) -> Result<Vec<FetchedManifest>> {
         let own = Platform::of_this_machine();
-        let platform = self.request.platform.unwrap_or(&own);
-        let mut manifest = top;
-        for _ in 0..INDEX_DEPTH_MAX {
+        let mut images = Vec::new();
+        let mut queue = vec![(top.clone(), 0)];
+        while let Some((manifest, depth)) = queue.pop() {
             if manifest.kind == ManifestKind::Image {
-                return Ok(manifest);
+                images.push(manifest);
+                continue;
             }
             let at = |cause: Cause| cause.at(&self.asked());
-            let parts = Parts::parse(&manifest.bytes).map_err(at)?;
-            let entries = parts.manifests.unwrap_or_default();
-            if entries.len() > INDEX_CHILDREN_MAX {
-                return Err(at(Cause::malformed(format!(
-                    "an index of {} images, at most {INDEX_CHILDREN_MAX} are taken",
-                    entries.len()
-                ))));
+            if depth == INDEX_DEPTH_MAX {
+                return Err(at(Cause::malformed("indexes within indexes without end")));
             }
-            let chosen = platform.choose(&entries).map_err(at)?;
-            let child = self.request.reference.clone().with_digest(chosen.digest);
-            manifest = self.client.fetch_manifest(&child, self.request.keychain).await?;
-            if manifest.bytes.len() as u64 != chosen.size {
-                return Err(at(Cause::WrongSize {
-                    expected: chosen.size,
-                    found: manifest.bytes.len() as u64,
-                }));
+            let entries = Parts::parse(&manifest.bytes).map_err(at)?.manifests.unwrap_or_default();
+            if entries.len() + images.len() > INDEX_CHILDREN_MAX {
+                let reason = format!("an index of more than {INDEX_CHILDREN_MAX} images");
+                return Err(at(Cause::malformed(reason)));
+            }
+            let chosen = match self.request.platforms {
+                Platforms::Own => vec![choose(&own, &entries).map_err(at)?],
+                Platforms::One(platform) => vec![choose(platform, &entries).map_err(at)?],
+                Platforms::All => entries.iter().collect(),
+            };
+            if self.keeps_index() {
+                self.take_manifest(&manifest).await?;
+            }
+            for entry in chosen {
+                queue.push((self.child(entry).await?, depth + 1));
             }
         }
-        Err(Cause::malformed("indexes within indexes without end").at(&self.asked()))
+        Ok(images)
+    }
+
+    async fn child(&self, entry: &Entry) -> Result<FetchedManifest> {
+        let name = self.request.reference.clone().with_digest(entry.digest);
+        let manifest = self.client.fetch_manifest(&name, self.request.keychain).await?;
+        let found = manifest.bytes.len() as u64;
+        if found != entry.size {
+            let expected = entry.size;
+            return Err(Cause::WrongSize { expected, found }.at(&self.asked()));
+        }
+        Ok(manifest)
+    }
+
+    /// Whether the name is to mean the index: one platform asked for by name is that image and no other.
+    const fn keeps_index(&self) -> bool {
+        match self.request.platforms {
+            Platforms::Own | Platforms::All => true,
+            Platforms::One(_) => false,
+        }
+    }
+
+    /// Enters what came into the catalog, under its name; the image for this machine, or the only one.
+    async fn enter(&self, top: &FetchedManifest, images: &[FetchedManifest]) -> Result<Digest> {
+        let first = images.first().map(|image| image.digest);
+        let target = match self.request.platforms {
+            Platforms::One(_) => first.unwrap_or(top.digest),
+            Platforms::Own | Platforms::All => top.digest,
+        };
+        let tag = self.request.reference.clone();
+        self.blocking(move |store| {
+            let image = store.commit_image(target)?.digest;
+            if tag.tag().is_some() {
+                store.tag(&tag, target)?;
+            }
+            Ok(image)
+        })
+        .await
     }
 
     /// Stores a manifest; whether it was there.
@@ -160,8 +217,25 @@ impl Pull<'_> {
         self.blocking(move |store| Ok(store.missing(image)?.is_empty())).await
     }
 
+    /// Configurations first: they say what the layers become, so these can be unpacked while they arrive.
+    async fn take_blobs(&self, lease: &Arc<Lease>, images: &[FetchedManifest], parts: &[Parts]) -> Result<()> {
+        let mut configs: Vec<Wanted> = Vec::new();
+        let mut layers: Vec<Wanted> = Vec::new();
+        for (image, parts) in images.iter().zip(parts) {
+            add_once(&mut configs, parts.config.iter(), None);
+            // Of several images only this machine's is of use as files.
+            let unpacks = self.request.unpack && images.len() == 1;
+            let unpack_into = unpacks.then(|| (lease.clone(), image.digest));
+            add_once(&mut layers, parts.layers.iter().flatten(), unpack_into.as_ref());
+        }
+        try_join_all(configs.iter().map(|wanted| self.take_blob(wanted))).await?;
+        try_join_all(layers.iter().map(|wanted| self.take_blob(wanted))).await?;
+        Ok(())
+    }
+
     /// Makes sure that the store has a blob.
-    async fn take_blob(&self, entry: &Entry) -> Result<()> {
+    async fn take_blob(&self, wanted: &Wanted) -> Result<()> {
+        let entry = &wanted.entry;
         let track = self.track(entry);
         let digest = entry.digest;
         track.at(Phase::Waiting, 0);
@@ -171,10 +245,9 @@ impl Pull<'_> {
             track.end(Phase::Exists);
             return Ok(());
         }
-        let descriptor = entry.descriptor();
         let mut attempt = 1;
         loop {
-            let error = match self.fetch(&descriptor, &track, attempt).await {
+            let error = match self.fetch(wanted, &track, attempt).await {
                 Ok(()) => {
                     track.end(Phase::Done);
                     return Ok(());
@@ -192,7 +265,8 @@ impl Pull<'_> {
     }
 
     /// One transfer of a blob, from where the last one ended.
-    async fn fetch(&self, blob: &Descriptor, track: &Track<'_>, attempt: u32) -> Result<()> {
+    async fn fetch(&self, wanted: &Wanted, track: &Track<'_>, attempt: u32) -> Result<()> {
+        let blob = wanted.entry.descriptor();
         let digest = blob.digest;
         let offset = match attempt {
             1 => self.blocking(move |store| Ok(store.partial_len(digest))).await?,
@@ -206,14 +280,19 @@ impl Pull<'_> {
         };
         let mut source = self
             .client
-            .blob(self.request.reference, blob, offset, self.request.keychain)?;
+            .blob(self.request.reference, &blob, offset, self.request.keychain)?;
         if attempt > 1 {
             source.read_from_origin();
         }
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
-        let (store, descriptor) = (self.store.clone(), blob.clone());
-        let writer =
-            tokio::task::spawn_blocking(move || store.resume_blob(&descriptor, offset, PieceReader::new(receiver)));
+        let (store, unpack_into) = (self.store.clone(), wanted.unpack_into.clone());
+        let writer = tokio::task::spawn_blocking(move || {
+            let pieces = PieceReader::new(receiver);
+            match unpack_into {
+                Some((lease, image)) => store.resume_layer(&lease, image, &blob, offset, pieces),
+                None => store.resume_blob(&blob, offset, pieces),
+            }
+        });
         let sent = feed(&mut source, sender, offset, track).await;
         let written = writer.await.expect("the store does not panic");
         let asked = source.asked().clone();
@@ -222,8 +301,8 @@ impl Pull<'_> {
         written.map_err(|error| store_error(error, &asked))
     }
 
-    async fn unpack(&self, image: Digest, parts: &Parts) -> Result<()> {
-        for entry in parts.layers.iter().flatten() {
+    async fn unpack(&self, image: Digest, parts: &[Parts]) -> Result<()> {
+        for entry in parts.iter().flat_map(|parts| parts.layers.iter().flatten()) {
             self.track(entry).at(Phase::Extracting, 0);
         }
         self.blocking(move |store| store.unpack(image).map(drop)).await
@@ -263,15 +342,27 @@ fn store_error(error: ImageError, asked: &Asked) -> DistributionError {
     .at(asked)
 }
 
-/// Every blob once: images repeat empty layers.
-fn unique(parts: &Parts) -> Vec<Entry> {
-    let mut blobs: Vec<Entry> = Vec::new();
-    for blob in parts.blobs() {
-        if !blobs.iter().any(|listed| listed.digest == blob.digest) {
-            blobs.push(blob.clone());
+/// A blob to fetch.
+struct Wanted {
+    entry: Entry,
+    /// The image whose layer it is, if it is to be laid out as files.
+    unpack_into: Option<(Arc<Lease>, Digest)>,
+}
+
+/// Every blob once: images repeat empty layers, and share them.
+fn add_once<'a>(
+    all: &mut Vec<Wanted>,
+    entries: impl Iterator<Item = &'a Entry>,
+    unpack_into: Option<&(Arc<Lease>, Digest)>,
+) {
+    for entry in entries {
+        if !all.iter().any(|wanted| wanted.entry.digest == entry.digest) {
+            all.push(Wanted {
+                entry: entry.clone(),
+                unpack_into: unpack_into.cloned(),
+            });
         }
     }
-    blobs
 }
 
 /// Hands pieces over to the thread that writes them. It is not told of an end that is none, so what came is kept.

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use gantry_image::{ImageError, Store};
+use gantry_image::{ImageError, Platform, Store};
 use gantry_model::{Digest, ImageReference};
 
 use crate::client::{Client, asked_manifest};
 use crate::endpoint::Endpoint;
-use crate::error::{Asked, Cause, Result};
+use crate::error::{Asked, Cause, DistributionError, Result};
 use crate::limits::{INDEX_CHILDREN_MAX, MANIFEST_BYTES_MAX};
 use crate::manifest::{Entry, ManifestKind, Parts};
 use crate::options::Keychain;
@@ -28,7 +28,8 @@ const NOT_DISTRIBUTED: [&str; 2] = ["nondistributable", ".foreign."];
 pub struct PushRequest<'a> {
     /// Where to: registry, repository and tag.
     pub reference: &'a ImageReference,
-    /// The image or index of the store; what the reference means there without one.
+    /// The image or index of the store; what the reference means there without one. Of an index that is not whole, the image for
+    /// this machine is sent.
     pub image: Option<Digest>,
     /// Who asks.
     pub keychain: &'a Keychain,
@@ -58,19 +59,10 @@ impl Client {
             progress,
             sources: mount_sources(store, request.reference).await,
         };
-        let reference = request.reference.clone();
-        let image = match request.image.or_else(|| store.resolve(&reference)) {
-            Some(image) => image,
-            None => {
-                let error = ImageError::NotFound {
-                    what: "image",
-                    name: reference.familiar(),
-                };
-                return Err(Cause::Store(Box::new(error)).at(&push.asked));
-            }
-        };
+        let image = push.sendable(push.target()?).await?;
         let bytes = push.manifest(image).await?;
         let size = bytes.len() as u64;
+        let reference = request.reference.clone();
         let target = match reference.tag() {
             Some(_) => reference.without_digest(),
             None => reference.with_digest(image),
@@ -91,6 +83,51 @@ struct Push<'a> {
 }
 
 impl Push<'_> {
+    /// The image or index that is asked for.
+    fn target(&self) -> Result<Digest> {
+        let reference = self.request.reference;
+        let found = self.request.image.or_else(|| self.store.target(reference));
+        found.ok_or_else(|| {
+            let error = ImageError::NotFound {
+                what: "image",
+                name: reference.familiar(),
+            };
+            Cause::Store(Box::new(error)).at(&self.asked)
+        })
+    }
+
+    /// The target itself; of an index whose images are neither all here nor at the registry, the one for this machine, since the
+    /// registry would refuse the index.
+    async fn sendable(&self, target: Digest) -> Result<Digest> {
+        let parts = Parts::parse(&self.manifest(target).await?).map_err(|cause| cause.at(&self.asked))?;
+        for child in parts.manifests.iter().flatten() {
+            if !self.is_whole(child.digest).await? && !self.registry_has(child.digest).await? {
+                let own = Platform::of_this_machine();
+                let image = self
+                    .store
+                    .for_platform(target, &own)
+                    .or_else(|| self.store.images_below(target).first().copied());
+                tracing::info!(index = %target, missing = %child.digest, "registry: one image is pushed instead of the index");
+                return Ok(image.unwrap_or(target));
+            }
+        }
+        Ok(target)
+    }
+
+    async fn is_whole(&self, image: Digest) -> Result<bool> {
+        self.blocking(move |store| Ok(store.missing(image)?.is_empty())).await
+    }
+
+    async fn registry_has(&self, image: Digest) -> Result<bool> {
+        let endpoint = Endpoint::origin(self.request.reference.registry(), &self.client.transport.options)?;
+        let name = self.request.reference.clone().with_digest(image);
+        match self.client.head_manifest(&endpoint, &name, self.request.keychain).await {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.cause, Cause::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Sends all that a manifest names, then itself.
     async fn send(&self, target: &ImageReference, bytes: Bytes) -> Result<()> {
         let parts = Parts::parse(&bytes).map_err(|cause| cause.at(&self.asked))?;
@@ -121,6 +158,10 @@ impl Push<'_> {
         }
         for child in children {
             let target = self.request.reference.clone().with_digest(child.digest);
+            if !self.is_whole(child.digest).await? {
+                // Looked at before: the registry has it.
+                continue;
+            }
             let bytes = self.manifest(child.digest).await?;
             Box::pin(self.send(&target, bytes)).await?;
         }
@@ -154,9 +195,29 @@ impl Push<'_> {
             file: Arc::new(file),
             mount_from: self.sources.get(&entry.digest).map(String::as_str),
         };
-        let phase = self.client.push_blob(&blob, &track).await?;
+        let phase = match self.client.push_blob(&blob, &track).await {
+            Ok(phase) => phase,
+            Err(error) => return Err(self.whose_fault(entry.digest, error).await),
+        };
         track.end(phase);
         Ok(())
+    }
+
+    /// A registry that refuses content may be right: then it is this store that is damaged.
+    async fn whose_fault(&self, digest: Digest, refusal: DistributionError) -> DistributionError {
+        let is_refused = matches!(&refusal.cause, Cause::Status { status, .. } if status.is_client_error());
+        if !is_refused {
+            return refusal;
+        }
+        let read = self.blocking(move |store| {
+            let mut content = store.read_blob(digest, 0)?;
+            let read = std::io::copy(&mut content, &mut std::io::sink());
+            read.map(drop).map_err(|source| ImageError::Source {
+                what: format!("blob {digest}"),
+                source,
+            })
+        });
+        read.await.err().unwrap_or(refusal)
     }
 
     /// A blob of the size that the manifest says: what is damaged here is not begun to be sent.

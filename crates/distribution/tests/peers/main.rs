@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use gantry_distribution::{Client, Keychain, Options, PullRequest, Pulled, PushRequest, Pushed, Result};
+use gantry_distribution::{Client, Keychain, Options, Platforms, PullRequest, Pulled, PushRequest, Pushed, Result};
 use gantry_env::System;
 use gantry_image::{Descriptor, Store};
 use gantry_model::ImageReference;
@@ -81,7 +81,7 @@ impl Side {
     async fn pull(&self, reference: &ImageReference) -> Result<Pulled> {
         let request = PullRequest {
             reference,
-            platform: None,
+            platforms: Platforms::Own,
             keychain: &self.keychain,
             unpack: true,
         };

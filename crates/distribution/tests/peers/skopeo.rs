@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use gantry_distribution::{Client, Options, PullRequest};
+use gantry_distribution::{Client, Options, Platforms, PullRequest};
 use gantry_model::Class;
 use serde_json::Value;
 use std::sync::Arc;
@@ -202,7 +202,7 @@ async fn what_is_wrong_with_a_real_registry_is_told() {
     let client = Client::new(strange, Arc::new(gantry_env::System));
     let request = PullRequest {
         reference: &name,
-        platform: None,
+        platforms: Platforms::Own,
         keychain: &side.keychain,
         unpack: false,
     };

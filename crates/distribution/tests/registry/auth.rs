@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gantry_distribution::{Keychain, PullRequest};
+use gantry_distribution::{Keychain, Platforms, PullRequest};
 use gantry_model::Class;
 use gantry_model::build::RegistryAuth;
 
@@ -62,7 +62,7 @@ async fn a_token_is_fetched_once_and_used_until_it_ends() {
     let (name, keychain) = (reference(&registry, "app:v1"), user(&registry));
     let request = PullRequest {
         reference: &name,
-        platform: None,
+        platforms: Platforms::Own,
         keychain: &keychain,
         unpack: false,
     };
@@ -152,7 +152,7 @@ async fn passwords_stay_with_the_registry_when_it_redirects() {
     let (name, keychain) = (reference(&registry, "app:v1"), user(&registry));
     let request = PullRequest {
         reference: &name,
-        platform: None,
+        platforms: Platforms::Own,
         keychain: &keychain,
         unpack: false,
     };
@@ -167,7 +167,7 @@ async fn passwords_stay_with_the_registry_when_it_redirects() {
     let (_dir, fresh) = crate::store();
     let request = PullRequest {
         reference: &name,
-        platform: None,
+        platforms: Platforms::Own,
         keychain: &keychain,
         unpack: false,
     };

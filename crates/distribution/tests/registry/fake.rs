@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use gantry_model::Digest;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Barrier;
 
 use crate::image::{Image, digest_of};
 
@@ -54,6 +56,9 @@ impl Seen {
     }
 }
 
+/// Time for a client to ask for more than it should; a good one is only held up by it.
+const GRACE: Duration = Duration::from_millis(30);
+
 type Answerer = dyn Fn(&Seen) -> Option<Answer> + Send + Sync;
 
 #[derive(Default)]
@@ -65,6 +70,10 @@ struct State {
     faults: Vec<(String, Fault)>,
     seen: Vec<Seen>,
     answerer: Option<Arc<Answerer>>,
+    gate: Option<(Arc<Barrier>, Digest)>,
+    /// Downloads that were asked for and not answered yet, and the most there were.
+    open: usize,
+    open_max: usize,
 }
 
 /// The registry; its task ends with the test's runtime.
@@ -183,6 +192,33 @@ impl Fake {
         self.state().answerer = Some(Arc::new(answerer));
     }
 
+    /// Holds downloads back until this many have been asked for, but for one that comes alone.
+    pub fn answer_blobs_by(&self, count: usize, alone: Digest) {
+        self.state().gate = Some((Arc::new(Barrier::new(count)), alone));
+    }
+
+    /// The most downloads that waited for an answer at once.
+    pub fn blobs_at_once(&self) -> usize {
+        self.state().open_max
+    }
+
+    /// Counts a download, and waits until enough others have come, and a little for one too many.
+    async fn wait_at_gate(&self, target: &str) {
+        let gate = {
+            let mut state = self.state();
+            state.open += 1;
+            state.open_max = state.open_max.max(state.open);
+            state.gate.clone()
+        };
+        if let Some((gate, alone)) = gate
+            && !target.ends_with(&alone.hex())
+        {
+            gate.wait().await;
+            tokio::time::sleep(GRACE).await;
+        }
+        self.state().open -= 1;
+    }
+
     /// All requests so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.state().seen.clone()
@@ -227,6 +263,9 @@ impl Fake {
         seen.body_len = body.len();
         let answer = self.answer(&seen, &body, matches!(fault, Fault::IgnoreRange));
         self.state().seen.push(seen.clone());
+        if seen.line().starts_with("GET ") && seen.target.contains("/blobs/sha256:") {
+            self.wait_at_gate(&seen.target).await;
+        }
         send(&mut stream, &seen, answer, &fault).await
     }
 

@@ -1,7 +1,7 @@
 //! Registries that stall, lie, break off and send nonsense: what helps is tried again, the rest is told clearly, and the store
 //! stays whole.
 
-use gantry_distribution::{Client, Phase, PullRequest, Pulled, PushRequest, Result};
+use gantry_distribution::{Client, Phase, Platforms, PullRequest, Pulled, PushRequest, Result};
 use gantry_image::{ImageError, Store};
 use gantry_model::Class;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ async fn pull(client: &Client, store: &Arc<Store>, registry: &Fake) -> Result<Pu
     let (keychain, name) = (nobody(), reference(registry, "app:v1"));
     let request = PullRequest {
         reference: &name,
-        platform: None,
+        platforms: Platforms::Own,
         keychain: &keychain,
         unpack: true,
     };
@@ -327,7 +327,7 @@ async fn a_port_without_a_registry_is_told_at_once() {
     let keychain = nobody();
     let request = PullRequest {
         reference: &name,
-        platform: None,
+        platforms: Platforms::Own,
         keychain: &keychain,
         unpack: false,
     };
@@ -417,41 +417,40 @@ async fn an_upload_that_is_refused_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_than_the_limit_is_transferred_at_once() {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    let (registry, image) = with_image(&[10; 12]).await;
-    // Every blob stalls for its first answer, so the slots fill up; what was open at once is what came before any second one.
-    let open = Arc::new(AtomicUsize::new(0));
-    for layer in 0..12 {
-        registry.fault(blob(&image, layer), Fault::Silence);
-    }
-    let counted = open.clone();
-    registry.answer_with(move |seen| {
-        if seen.target.contains("/blobs/") {
-            counted.fetch_add(1, Ordering::SeqCst);
-        }
-        None
-    });
+async fn as_many_as_the_limit_are_transferred_at_once() {
+    // Four times three layers, and the registry answers none before three have been asked for.
+    let (registry, image) = with_image(&[10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21]).await;
+    registry.answer_blobs_by(3, image.blobs[0].0);
     let (_dir, store) = store();
-    let registry_client = client(plain(&[&registry]));
-    let pulling = pull(&registry_client, &store, &registry);
-    let looked = async {
-        let deadline = tokio::time::sleep(std::time::Duration::from_secs(5));
-        tokio::pin!(deadline);
-        loop {
-            let count = open.load(Ordering::SeqCst);
-            if count >= 3 {
-                // All slots are taken, and each stalls for 400 ms yet.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                return open.load(Ordering::SeqCst);
-            }
-            tokio::select! {
-                () = &mut deadline => return count,
-                () = tokio::time::sleep(std::time::Duration::from_millis(5)) => {}
-            }
-        }
+    pull(&client(plain(&[&registry])), &store, &registry)
+        .await
+        .expect("three are asked for at once");
+    assert_eq!(registry.blobs_at_once(), 3);
+    assert_eq!(registry.seen_with("/blobs/").len(), image.blobs.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_of_our_own_is_not_blamed_on_the_registry() {
+    let (from, to) = (Fake::start().await, Fake::start().await);
+    let image = Image::new(13, &[2_000_000]);
+    from.hold("app", "v1", &image);
+    let (dir, store) = store();
+    let client = client(plain(&[&from, &to]));
+    pull(&client, &store, &from).await.expect("a healthy registry");
+    let path = dir.path().join("images/blobs/sha256").join(image.layer(0).hex());
+    std::fs::write(&path, vec![7; image.layer_bytes(0).len()]).expect("a damaged disk");
+    let (keychain, target) = (nobody(), reference(&to, "new:v1"));
+    let request = PushRequest {
+        reference: &target,
+        image: Some(image.digest()),
+        keychain: &keychain,
     };
-    let (pulled, at_once) = tokio::join!(pulling, looked);
-    pulled.expect("every stall passes");
-    assert_eq!(at_once, 3);
+    let problem = client
+        .push(&store, request, &|_| {})
+        .await
+        .expect_err("damaged")
+        .problem()
+        .to_string();
+    assert!(problem.contains("damaged on disk"), "{problem}");
+    assert_eq!(to.manifest("new", "v1"), None);
 }

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use gantry_distribution::{Phase, Platform, PullRequest, PushRequest};
+use gantry_distribution::{Phase, Platforms, PullRequest, PushRequest, parse_platform};
 
 use crate::fake::{Answer, Fake, Fault};
-use crate::image::{INDEX_OCI, Image, index_of};
+use crate::image::{INDEX_OCI, Image, digest_of, index_of};
 use crate::{Steps, client, nobody, options, plain, reference, store};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,7 +20,7 @@ async fn an_image_comes_whole_and_is_not_fetched_twice() {
     let keychain = nobody();
     let request = PullRequest {
         reference: &name,
-        platform: None,
+        platforms: Platforms::Own,
         keychain: &keychain,
         unpack: true,
     };
@@ -68,21 +68,26 @@ async fn of_an_index_the_platform_is_chosen() {
     let client = client(plain(&[&registry]));
     let (keychain, name) = (nobody(), reference(&registry, "app:all"));
     for (platform, image) in [("linux/arm64", &arm), ("linux/amd64", &amd)] {
-        let platform: Platform = platform.parse().expect("a platform");
+        let platform = parse_platform(platform).expect("a platform");
         let request = PullRequest {
             reference: &name,
-            platform: Some(&platform),
+            platforms: Platforms::One(&platform),
             keychain: &keychain,
             unpack: false,
         };
         let pulled = client.pull(&store, request, &|_| {}).await.expect("a healthy registry");
         assert_eq!(pulled.image, image.digest(), "{platform}");
-        assert_eq!(pulled.resolved, crate::image::digest_of(&index));
+        assert_eq!(pulled.resolved, digest_of(&index));
+        assert_eq!(
+            store.target(&name),
+            Some(image.digest()),
+            "the name means what was asked for"
+        );
     }
-    let riscv: Platform = "linux/riscv64".parse().expect("a platform");
+    let riscv = parse_platform("linux/riscv64").expect("a platform");
     let request = PullRequest {
         reference: &name,
-        platform: Some(&riscv),
+        platforms: Platforms::One(&riscv),
         keychain: &keychain,
         unpack: false,
     };
@@ -110,7 +115,7 @@ async fn what_was_pulled_can_be_pushed_elsewhere() {
     let source = reference(&from, "app:v1");
     let pull = PullRequest {
         reference: &source,
-        platform: None,
+        platforms: Platforms::Own,
         keychain: &keychain,
         unpack: false,
     };
@@ -163,7 +168,7 @@ async fn layers_of_another_repository_are_mounted() {
     let base = reference(&registry, "base:v1");
     let pull = PullRequest {
         reference: &base,
-        platform: None,
+        platforms: Platforms::Own,
         keychain: &keychain,
         unpack: false,
     };
@@ -233,7 +238,7 @@ async fn mirrors_are_asked_first_and_their_faults_passed_over() {
     let (_dir, store) = store();
     let pull = PullRequest {
         reference: &name,
-        platform: None,
+        platforms: Platforms::Own,
         keychain: &keychain,
         unpack: true,
     };
@@ -328,4 +333,63 @@ async fn a_tag_can_be_deleted() {
     assert_eq!(registry.manifest("app", "v1"), None);
     let error = client.delete_manifest(&name, &keychain).await.expect_err("it is gone");
     assert!(error.problem().to_string().contains("manifest unknown"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_is_kept_and_pushed_whole_when_all_of_it_is_here() {
+    let (from, to) = (Fake::start().await, Fake::start().await);
+    let (amd, arm) = (Image::on("amd64", 11, &[10]), Image::on("arm64", 12, &[10]));
+    from.hold("app", "amd", &amd);
+    from.hold("app", "arm", &arm);
+    let index = index_of(&[("arm64", &arm), ("amd64", &amd)]);
+    from.hold_manifest("app", "all", INDEX_OCI, &index);
+    let own = if cfg!(target_arch = "aarch64") { &arm } else { &amd };
+    let client = client(plain(&[&from, &to]));
+    let (keychain, name) = (nobody(), reference(&from, "app:all"));
+    let (_dir, store) = store();
+    let pull = |platforms| PullRequest {
+        reference: &name,
+        platforms,
+        keychain: &keychain,
+        unpack: false,
+    };
+    let pulled = client
+        .pull(&store, pull(Platforms::Own), &|_| {})
+        .await
+        .expect("a healthy registry");
+    assert_eq!(pulled.image, own.digest());
+    assert_eq!(store.target(&name), Some(digest_of(&index)));
+    assert_eq!(store.resolve(&name), Some(own.digest()));
+
+    // One image of two is here, so that image is what can be sent.
+    let push = |target| PushRequest {
+        reference: target,
+        image: store.target(&name),
+        keychain: &keychain,
+    };
+    let half = reference(&to, "app:half");
+    let pushed = client
+        .push(&store, push(&half), &|_| {})
+        .await
+        .expect("a healthy registry");
+    assert_eq!(pushed.digest, own.digest());
+
+    client
+        .pull(&store, pull(Platforms::All), &|_| {})
+        .await
+        .expect("a healthy registry");
+    let whole = reference(&to, "app:whole");
+    let pushed = client
+        .push(&store, push(&whole), &|_| {})
+        .await
+        .expect("a healthy registry");
+    assert_eq!(pushed.digest, digest_of(&index));
+    assert_eq!(to.manifest("app", "whole"), Some(index));
+    for image in [&amd, &arm] {
+        assert_eq!(
+            to.manifest("app", &image.digest().to_string()).as_ref(),
+            Some(&image.manifest)
+        );
+        assert!(to.blob("app", image.layer(0)).is_some());
+    }
 }

@@ -25,6 +25,7 @@ mod payload;
 mod progress;
 mod pull;
 mod push;
+mod settings;
 mod tls;
 mod transport;
 mod upload;

@@ -100,12 +100,19 @@ pub enum Command {
     /// Look after images
     #[command(subcommand)]
     Image(commands::image::Command),
+    /// Look after containers run by hand on one node
+    #[command(subcommand)]
+    Container(commands::container::Command),
+    #[command(flatten)]
+    ContainerVerb(commands::container::Verb),
     /// Run a server: the control plane
     Server(commands::server::ServerArgs),
     /// Run an agent: replicas on this machine
     Agent(commands::agent::AgentArgs),
     /// Run a server and an agent in one process, on this machine alone
     Dev(commands::dev::DevArgs),
+    /// Create and run containers by the OCI runtime specification, with the command line of runc
+    Oci(commands::oci::OciArgs),
     /// Print what a shell needs to complete commands and names
     Completion(complete::CompletionArgs),
 }

@@ -77,6 +77,14 @@ impl Client {
         Ok(ClusterClient::new(self.pool.reach().await?).with_limits())
     }
 
+    /// A channel to one server that can be reached now.
+    ///
+    /// # Errors
+    /// When no server can be reached.
+    pub async fn channel(&self) -> Result<Channel, Problem> {
+        self.pool.reach().await
+    }
+
     /// Objects of a kind as documents, with the revision they were read at.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod client;
 mod commands;
 mod complete;
 mod context;
+mod engine;
 mod failure;
 mod output;
 mod terminal;
@@ -25,6 +26,9 @@ use crate::failure::{Failure, Outcome};
 const DAEMON_THREADS: usize = 2;
 
 fn main() -> ExitCode {
+    if let Some(code) = commands::oci::called_for(std::env::args_os()) {
+        return code;
+    }
     clap_complete::CompleteEnv::with_factory(Cli::command).complete();
     let cli = Cli::parse();
     let runtime = if cli.command.is_daemon() {
@@ -70,6 +74,9 @@ async fn run(cli: Cli) -> Outcome {
         Command::Server(args) => commands::server::run(args).await,
         Command::Agent(args) => commands::agent::run(args).await,
         Command::Dev(args) => commands::dev::run(global, args).await,
+        Command::Container(command) => commands::container::run(global, command).await,
+        Command::ContainerVerb(verb) => commands::container::verb(global, verb).await,
+        Command::Oci(args) => args.run(),
         Command::Completion(args) => complete::registration(&args),
     }
 }

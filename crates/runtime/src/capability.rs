@@ -69,7 +69,8 @@ const DEFAULT: [&str; 14] = [
 pub(crate) const ALL: u64 = (1 << NAMES.len()) - 1;
 
 /// The bit of a name, with or without `CAP_`, in any case.
-pub(crate) fn bit(name: &str) -> Option<u64> {
+#[must_use]
+pub fn bit(name: &str) -> Option<u64> {
     let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
     NAMES.iter().position(|known| *known == bare).map(|number| 1 << number)

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gantry_cgroup::{Group, Layout, Stats};
+use gantry_cgroup::{Group, Layout};
 use gantry_model::Timestamp;
 use gantry_model::phase::Exit;
 use gantry_shim::wire::{MESSAGE_LENGTH_MAX, Request, Response};
@@ -46,7 +46,7 @@ pub enum State {
 #[derive(Debug)]
 pub struct Handle {
     pub(crate) bundle: PathBuf,
-    group: Group,
+    pub(crate) group: Group,
     /// A connection that ends when the container has; none when it had ended before.
     watch: Option<OwnedFd>,
 }
@@ -237,14 +237,6 @@ impl Handle {
     /// When the container has ended.
     pub fn close_stdin(&self) -> Result<(), HandleError> {
         self.request("close standard input", &Request::CloseStdin).map(drop)
-    }
-
-    /// What the container uses now.
-    ///
-    /// # Errors
-    /// When its group cannot be read.
-    pub fn stats(&self) -> Result<Stats, HandleError> {
-        Ok(self.group.stats()?)
     }
 
     /// Kills what still runs, and removes the control group and the bundle. The container's mounts are gone with its processes.

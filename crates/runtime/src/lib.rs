@@ -9,7 +9,9 @@
 //! **Invariant:** nothing inside an image or volume is resolved outside the container's root.
 //! Deliberately not here: pulling and unpacking images, making volumes and networks, restart policies, health.
 
+mod archive;
 mod capability;
+mod changes;
 mod devices;
 mod embed;
 mod error;
@@ -17,6 +19,7 @@ mod exec;
 mod handle;
 mod input;
 mod launch;
+mod live;
 pub mod logs;
 mod mounts;
 mod namespaces;
@@ -29,6 +32,9 @@ mod signal;
 mod sysctl;
 mod unattended;
 
+pub use archive::{CopyError, CopyIn, Found};
+pub use capability::bit as capability_bit;
+pub use changes::{ChangeKind, FileChange};
 pub use embed::install_shim;
 pub use error::{HandleError, LaunchError};
 pub use exec::{ExecSession, ExecSpec, ExecStreams};
@@ -40,8 +46,10 @@ pub use input::{
     ResolvedMountKind, UserIds,
 };
 pub use launch::{Launched, PassedFds, exec_unattended, launch, launch_with, run_hooks};
+pub use live::Attached;
 pub use options::{BindDepth, MountOptions};
 pub use paths::{cgroup_mounts, default_device_rules, default_devices};
 pub use prepare::prepare;
-pub use signal::stop_signal;
+pub use seccomp::seccomp_plan;
+pub use signal::{number as signal_number, stop_signal};
 pub use unattended::{Progress, Unattended};

@@ -89,6 +89,7 @@ pub(crate) fn bind(path: &Path, target: &Path, propagation: PropagationPlan, cop
         target: target.to_path_buf(),
         source: MountSource::Bind {
             path: path.to_path_buf(),
+            namespace: None,
             recursive: true,
             copy_up,
         },

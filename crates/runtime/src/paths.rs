@@ -81,16 +81,23 @@ pub(crate) fn mounts(layout: &Layout, container: &ContainerSpec, peers: Peers) -
 /// Whoever shares its System V memory with another shares the POSIX memory as well.
 fn shared_memory(container: &ContainerSpec, peers: Peers, quiet: u64) -> Option<MountPlan> {
     let target = Path::new("/dev/shm");
-    let of_another = |source: &Path| MountPlan {
+    let of_another = |namespace: Option<PathBuf>| MountPlan {
+        source: MountSource::Bind {
+            path: target.to_path_buf(),
+            namespace,
+            recursive: true,
+            copy_up: false,
+        },
         idmap: None,
-        ..mounts::bind(source, target, mounts::PRIVATE, false)
+        ..mounts::bind(target, target, mounts::PRIVATE, false)
     };
     match &container.ipc {
         NamespaceMode::None => None,
-        NamespaceMode::Host => Some(of_another(target)),
-        NamespaceMode::Container(_) => peers
-            .ipc
-            .map(|pid| of_another(Path::new(&format!("/proc/{pid}/root/dev/shm")))),
+        NamespaceMode::Host => Some(of_another(None)),
+        NamespaceMode::Container(_) => {
+            let namespace = |pid| PathBuf::from(format!("/proc/{pid}/ns/mnt"));
+            peers.ipc.map(|pid| of_another(Some(namespace(pid))))
+        }
         NamespaceMode::Private | NamespaceMode::Shareable => {
             let size = container.shm_size.unwrap_or(SHM_SIZE_DEFAULT).0.to_string();
             Some(file_system(

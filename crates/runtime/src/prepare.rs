@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use gantry_cgroup::{DevicePolicy, Group, Layout, Limits};
 use gantry_model::{Class, Problem};
 use gantry_shim::plan::{
-    AttendancePlan, CgroupPlan, IdRanges, LaunchPlan, LogPlan, MountPlan, MountSource, NamespacePlan, NamespacesPlan,
-    RootPlan, RootSource,
+    AttendancePlan, CgroupPlan, FilePlan, IdRanges, LaunchPlan, LogPlan, MountPlan, MountSource, NamespacePlan,
+    NamespacesPlan, RootPlan, RootSource,
 };
 use gantry_shim::{EXIT_FILE, STATE_FILE};
 use gantry_sys::mount::attribute::READ_ONLY;
@@ -39,28 +39,47 @@ pub(crate) struct RootRecord {
     pub(crate) mount_point: PathBuf,
     /// Binds: source on the node, target inside, whether read-only.
     pub(crate) binds: Vec<(PathBuf, PathBuf, bool)>,
+    /// Where it has memory.
+    pub(crate) memory: Vec<PathBuf>,
+    /// Everything that is mounted on.
+    pub(crate) targets: Vec<PathBuf>,
     /// The node's ids for those inside, when they differ.
     pub(crate) ranges: Option<IdRanges>,
 }
 
 impl RootRecord {
-    fn of(root: &RootPlan, mounts: &[MountPlan], namespaces: &NamespacesPlan) -> Self {
+    fn of(root: &RootPlan, mounts: &[MountPlan], files: &[FilePlan], namespaces: &NamespacesPlan) -> Self {
         let (lower, writable) = match &root.source {
             RootSource::Layers { lower, writable } => (lower.clone(), writable.clone()),
             RootSource::Folder(folder) => (Vec::new(), folder.clone()),
         };
         let bind = |mount: &MountPlan| match &mount.source {
-            MountSource::Bind { path, .. } => {
+            MountSource::Bind {
+                path, namespace: None, ..
+            } => {
                 let is_read_only = mount.recursive_attributes.set & READ_ONLY != 0;
                 Some((path.clone(), mount.target.clone(), is_read_only))
             }
-            MountSource::FileSystem { .. } => None,
+            MountSource::Bind { .. } | MountSource::FileSystem { .. } => None,
         };
+        let is_memory =
+            |mount: &&MountPlan| matches!(&mount.source, MountSource::FileSystem { kind, .. } if kind == "tmpfs");
         Self {
             lower,
             writable,
             mount_point: root.mount_point.clone(),
             binds: mounts.iter().filter_map(bind).collect(),
+            memory: mounts
+                .iter()
+                .filter(is_memory)
+                .map(|mount| mount.target.clone())
+                .collect(),
+            targets: mounts
+                .iter()
+                .map(|mount| &mount.target)
+                .chain(files.iter().map(|file| &file.target))
+                .cloned()
+                .collect(),
             ranges: namespaces.user.ranges().cloned(),
         }
     }
@@ -94,7 +113,12 @@ pub fn prepare(input: &LaunchInput<'_>, layout: &Layout) -> Result<LaunchPlan, L
         paths.map(PathBuf::from).collect()
     };
     write_record(&input.bundle, PROCESS_FILE, &process)?;
-    write_record(&input.bundle, ROOT_FILE, &RootRecord::of(&root, &mounts, &namespaces))?;
+    let files = mounts::data_files(&input.data_files)?;
+    write_record(
+        &input.bundle,
+        ROOT_FILE,
+        &RootRecord::of(&root, &mounts, &files, &namespaces),
+    )?;
     let has_own_names = namespaces.uts == NamespacePlan::New;
     Ok(LaunchPlan {
         id: input.id.clone(),
@@ -112,7 +136,7 @@ pub fn prepare(input: &LaunchInput<'_>, layout: &Layout) -> Result<LaunchPlan, L
         hostname: has_own_names.then(|| input.hostname.clone()),
         domain_name: container.domainname.clone().filter(|_| has_own_names),
         mounts,
-        files: mounts::data_files(&input.data_files)?,
+        files,
         device_links: !input.mounts.iter().any(|mount| mount.target == Path::new("/dev")),
         devices: devices.nodes,
         masked_paths: restricted(paths::MASKED),

@@ -21,8 +21,9 @@ pub fn stop_signal(container: &ContainerSpec, image: &ImageDefaults) -> Result<i
     }
 }
 
-/// `15`, `TERM`, `SIGTERM`, `SIGRTMIN+3`, `RTMAX-1`, in any case.
-fn number(name: &str) -> Option<i32> {
+/// The number of a signal: `15`, `TERM`, `SIGTERM`, `SIGRTMIN+3`, `RTMAX-1`, in any case.
+#[must_use]
+pub fn number(name: &str) -> Option<i32> {
     let upper = name.trim().to_ascii_uppercase();
     let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
     let offset = |rest: &str, sign: char| match rest {

@@ -1,11 +1,13 @@
 //! Binds and file systems of the container, attached by descriptor to targets that were looked up inside the root.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use gantry_sys::Errno;
 use gantry_sys::mount::{Change, Context, Sharing, attach, change, clone_tree, map_ids};
 use gantry_sys::path::{Kind, ensure_in_root, kind_of};
 use nix::fcntl::AT_FDCWD;
+use nix::sched::{CloneFlags, setns};
 
 use crate::failure::During;
 use crate::namespaces::{self, UserSpace};
@@ -29,13 +31,33 @@ pub(crate) fn clone_sources(plans: &[MountPlan], space: Option<&UserSpace>) -> R
 }
 
 fn clone_source(plan: &MountPlan, space: Option<&UserSpace>) -> Result<Option<OwnedFd>, Failure> {
-    let MountSource::Bind { path, recursive, .. } = &plan.source else {
+    let MountSource::Bind {
+        path,
+        namespace,
+        recursive,
+        ..
+    } = &plan.source
+    else {
         return Ok(None);
     };
     let what = || format!("{} on {}", path.display(), plan.target.display());
-    let copy = clone_tree(AT_FDCWD, path.as_path(), *recursive).during("mount", what())?;
+    let copy = match namespace {
+        None => clone_tree(AT_FDCWD, path.as_path(), *recursive).during("mount", what())?,
+        Some(namespace) => clone_elsewhere(namespace, path, *recursive)?,
+    };
     adjust(&copy, plan, plan.attributes, space, &what())?;
     Ok(Some(copy))
+}
+
+/// The kernel clones only what is mounted in the cloning process's own namespace, so this one goes there and comes back.
+fn clone_elsewhere(namespace: &Path, path: &Path, recursive: bool) -> Result<OwnedFd, Failure> {
+    let what = || format!("{} of {}", path.display(), namespace.display());
+    let own = namespaces::open_namespace(Path::new("/proc/self/ns/mnt"))?;
+    let other = namespaces::open_namespace(namespace)?;
+    setns(&other, CloneFlags::CLONE_NEWNS).during("enter mount namespace for", what())?;
+    let copy = clone_tree(AT_FDCWD, path, recursive);
+    setns(&own, CloneFlags::CLONE_NEWNS).during("return from mount namespace for", what())?;
+    copy.during("mount", what())
 }
 
 /// Ids, sharing and attributes of a detached mount.

@@ -1,7 +1,8 @@
 //! Paths inside a root that nobody trusts: every look-up stays below it, whatever symbolic links it holds.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, readlinkat};
@@ -96,6 +97,19 @@ fn make(root: BorrowedFd<'_>, folder: &OwnedFd, walked: &Path, name: &OsStr, kin
         Ok(()) | Err(Errno::EEXIST) => open_in_root(root, walked, OFlag::O_PATH, Mode::empty()),
         Err(error) => Err(error),
     }
+}
+
+/// Whether an extended attribute has this value; a file system without attributes has none.
+#[must_use]
+pub fn attribute_is(path: &Path, name: &str, value: &[u8]) -> bool {
+    let (Ok(path), Ok(name)) = (CString::new(path.as_os_str().as_bytes()), CString::new(name)) else {
+        return false;
+    };
+    let mut buffer = vec![0_u8; value.len() + 1];
+    let place = buffer.as_mut_ptr().cast();
+    // SAFETY: both names are C strings that outlive the call, the buffer is as long as said.
+    let length = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), place, buffer.len()) };
+    usize::try_from(length).is_ok_and(|length| buffer[..length] == *value)
 }
 
 /// Whether the descriptor refers to a folder.

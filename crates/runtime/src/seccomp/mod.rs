@@ -3,6 +3,7 @@
 //! `allowed.txt` says which calls are allowed, one table per architecture says which number a name has there. Arguments decide
 //! over three calls: `clone` (no new namespaces), `socket` (no vsock), `personality` (only harmless ones).
 
+mod profile;
 mod program;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use gantry_shim::plan::SeccompPlan;
 use gantry_sys::seccomp::pack;
 
 use crate::capability;
+pub use profile::plan as seccomp_plan;
 use program::{Architecture, ArgumentTest, Verdict};
 
 const ALLOWED: &str = include_str!("allowed.txt");
@@ -34,11 +36,14 @@ const VSOCK: u32 = 40;
 const PERSONALITIES: &[u32] = &[0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// The filter of a container: a profile of its own, or Docker's default one.
-pub(crate) fn plan(_profile: Option<&str>, capabilities: u64) -> Result<SeccompPlan, Problem> {
-    Ok(SeccompPlan {
-        program: filter(capabilities),
-        flags: 0,
-    })
+pub(crate) fn plan(profile: Option<&str>, capabilities: u64) -> Result<SeccompPlan, Problem> {
+    match profile {
+        Some(text) => profile::plan(text, capabilities),
+        None => Ok(SeccompPlan {
+            program: filter(capabilities),
+            flags: 0,
+        }),
+    }
 }
 
 /// The packed filter for a set of capabilities. Compiled once per set.
@@ -57,6 +62,8 @@ fn compile(capabilities: u64) -> Vec<u64> {
         .map(|(audit, table)| Architecture {
             audit: *audit,
             verdicts: verdicts(&numbers(table), capabilities),
+            beyond: Verdict::NO_SUCH_CALL,
+            rules: Vec::new(),
         })
         .collect();
     program::assemble(&architectures).into_iter().map(pack).collect()
@@ -110,7 +117,7 @@ mod tests {
         let (audit, table) = ARCHITECTURES[architecture];
         let number = numbers(table)[name];
         let program: Vec<_> = compile(capabilities).into_iter().map(unpack).collect();
-        run(&program, number, audit, argument)
+        run(&program, number, audit, [argument.into(), 0, 0, 0, 0, 0])
     }
 
     #[test]
@@ -160,18 +167,18 @@ mod tests {
                 let expected = match verdict {
                     Verdict::Allow => ALLOW,
                     Verdict::Errno(errno) => 0x0005_0000 | u32::from(*errno),
-                    Verdict::Test(_) => continue,
+                    Verdict::Test(_) | Verdict::Return(_) | Verdict::Rules(_) => continue,
                 };
-                assert_eq!(run(&program, number as u32, audit, 0), expected, "call {number}");
+                assert_eq!(run(&program, number as u32, audit, [0; 6]), expected, "call {number}");
             }
             assert_eq!(
-                run(&program, verdicts.len() as u32, audit, 0),
+                run(&program, verdicts.len() as u32, audit, [0; 6]),
                 ENOSYS,
                 "a call of a later kernel"
             );
-            assert_eq!(run(&program, 0x4000_0000, audit, 0), ENOSYS, "x32");
+            assert_eq!(run(&program, 0x4000_0000, audit, [0; 6]), ENOSYS, "x32");
         }
-        assert_eq!(run(&program, 0, 0x1234, 0), KILL, "a foreign architecture");
+        assert_eq!(run(&program, 0, 0x1234, [0; 6]), KILL, "a foreign architecture");
         assert!(program.len() < 2000, "{} instructions", program.len());
     }
 

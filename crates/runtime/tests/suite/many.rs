@@ -63,7 +63,8 @@ fn is_gone(pid: u32) -> bool {
     status.is_empty() || status.contains("State:\tZ") || !status.starts_with("Name:\tshim-")
 }
 
-fn precise_us() -> i64 {
+/// Microseconds of a clock that only goes forward.
+pub fn precise_us() -> i64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("clock");
     now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000
 }

@@ -48,7 +48,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-fn shim() -> &'static Path {
+pub fn shim() -> &'static Path {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
     SHIM.get_or_init(|| {
         let folder = std::env::temp_dir().join("gantry-runtime-test-shim");
@@ -156,6 +156,12 @@ impl Lab {
             options: self.options.clone(),
         };
         prepare(&input, &self.layout)
+    }
+
+    /// The first process's plan, as an exec would take it over.
+    pub fn prepare_process(&self) -> gantry_runtime::plan::ProcessPlan {
+        let text = fs::read_to_string(self.bundle().join("process.json")).expect("record");
+        serde_json::from_str(&text).expect("record reads")
     }
 
     pub fn try_start(&self) -> Result<(Launched, Handle), LaunchError> {

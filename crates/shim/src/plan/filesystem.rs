@@ -96,6 +96,8 @@ pub enum MountSource {
     Bind {
         /// Absolute path.
         path: PathBuf,
+        /// File of the mount namespace in which the path is looked up, when that is not the node's: another container's.
+        namespace: Option<PathBuf>,
         /// Also what is mounted below it.
         recursive: bool,
         /// An empty folder is first filled with what the image has at the target.

@@ -61,7 +61,7 @@ impl Client {
         offset: u64,
         keychain: &'a Keychain,
     ) -> Result<BlobReader<'a>> {
-        let endpoints = Endpoint::for_pull(repository.registry(), &self.transport.options)?;
+        let endpoints = self.transport.sources(repository.registry())?;
         let backoff = Backoff::new(self.transport.timing_of(&endpoints[0]));
         let what = format!("blob {}", blob.digest);
         Ok(BlobReader {
@@ -127,7 +127,7 @@ impl BlobReader<'_> {
             if self.at + 1 == self.endpoints.len() {
                 return Err(cause.at(&self.asked));
             }
-            tracing::warn!(asked = %self.asked, %cause, "registry: mirror passed over");
+            transport.pass_over(&self.endpoints[self.at], &self.asked, &cause);
             self.go_to(self.at + 1);
             return Ok(());
         };

@@ -83,8 +83,9 @@ impl Client {
     /// # Errors
     /// When none of them has it in a usable form; the registry's own reason is told.
     pub async fn fetch_manifest(&self, reference: &ImageReference, keychain: &Keychain) -> Result<FetchedManifest> {
-        let endpoints = Endpoint::for_pull(reference.registry(), &self.transport.options)?;
-        first_of(&endpoints, |endpoint| self.manifest_at(endpoint, reference, keychain)).await
+        let endpoints = self.transport.sources(reference.registry())?;
+        self.first_of(&endpoints, |endpoint| self.manifest_at(endpoint, reference, keychain))
+            .await
     }
 
     async fn manifest_at(
@@ -140,8 +141,10 @@ impl Client {
     /// # Errors
     /// As [`Client::fetch_manifest`].
     pub async fn resolve(&self, reference: &ImageReference, keychain: &Keychain) -> Result<Digest> {
-        let endpoints = Endpoint::for_pull(reference.registry(), &self.transport.options)?;
-        let head = first_of(&endpoints, |endpoint| self.head_manifest(endpoint, reference, keychain)).await;
+        let endpoints = self.transport.sources(reference.registry())?;
+        let head = self
+            .first_of(&endpoints, |endpoint| self.head_manifest(endpoint, reference, keychain))
+            .await;
         match head {
             Ok(Some(digest)) => Ok(digest),
             // A registry that does not answer HEAD, or does not say the digest, may still give the manifest.
@@ -340,29 +343,29 @@ impl Client {
         self.transport.send(&call, &wanted).await.map(drop)
     }
 
+    /// Asks one endpoint after the other; the last one's refusal counts, since it is the registry itself.
+    async fn first_of<'a, T, F>(&self, endpoints: &'a [Endpoint], mut ask: impl FnMut(&'a Endpoint) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let (origin, mirrors) = endpoints
+            .split_last()
+            .expect("the registry itself is always among them");
+        for mirror in mirrors {
+            match ask(mirror).await {
+                Ok(found) => return Ok(found),
+                Err(error) => self.transport.pass_over(mirror, &error.asked, &error.cause),
+            }
+        }
+        ask(origin).await
+    }
+
     /// The lock that holds off a second transfer of the same blob.
     pub(crate) fn coming(&self, digest: Digest) -> Arc<tokio::sync::Mutex<()>> {
         let mut coming = lock(&self.coming);
         coming.retain(|_, lock| Arc::strong_count(lock) > 1);
         coming.entry(digest).or_default().clone()
     }
-}
-
-/// Asks one endpoint after the other; the last one's refusal counts, since it is the registry itself.
-async fn first_of<'a, T, F>(endpoints: &'a [Endpoint], mut ask: impl FnMut(&'a Endpoint) -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    let (origin, mirrors) = endpoints
-        .split_last()
-        .expect("the registry itself is always among them");
-    for mirror in mirrors {
-        match ask(mirror).await {
-            Ok(found) => return Ok(found),
-            Err(error) => tracing::warn!(%error, mirror = mirror.name, "registry: mirror passed over"),
-        }
-    }
-    ask(origin).await
 }
 
 pub(crate) fn asked_manifest(endpoint: &Endpoint, reference: &ImageReference) -> Asked {

@@ -23,6 +23,7 @@ mod manifest;
 mod options;
 mod payload;
 mod progress;
+mod proxy;
 mod pull;
 mod push;
 mod settings;

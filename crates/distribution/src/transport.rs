@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use gantry_env::Env;
+use gantry_model::DurationMs;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, HeaderValue, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
@@ -31,10 +32,13 @@ use crate::headers;
 use crate::limits::{ANSWER_BYTES_MAX, ERROR_BYTES_MAX, REDIRECTS_MAX};
 use crate::options::{Keychain, Options};
 use crate::payload::{Outgoing, Payload};
+use crate::proxy::Proxies;
 use crate::tls;
 
 /// Unused connections are kept this long; load balancers close theirs after 60 s.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// A mirror that failed is not asked again for so long.
+const MIRROR_AWAY: DurationMs = DurationMs(60_000);
 /// Characters of a registry's words that are shown.
 const MESSAGE_CHARS_MAX: usize = 300;
 
@@ -77,6 +81,9 @@ pub(crate) struct Transport {
     pub(crate) options: Options,
     pub(crate) env: Arc<dyn Env>,
     auth: Auth,
+    proxies: Proxies,
+    /// Mirrors that are passed over for now, by the monotonic clock.
+    away: Mutex<HashMap<String, DurationMs>>,
     clients: Mutex<HashMap<(String, Protection), HttpClient>>,
     /// Whether a host with [`Protection::Any`] has TLS.
     has_tls: Mutex<HashMap<String, bool>>,
@@ -99,10 +106,31 @@ impl Transport {
             options,
             env,
             auth: Auth::default(),
+            proxies: Proxies::from_env(),
+            away: Mutex::default(),
             clients: Mutex::default(),
             has_tls: Mutex::default(),
             downloads: Mutex::default(),
             uploads: Mutex::default(),
+        }
+    }
+
+    /// Where a registry's content is asked for: its mirrors, but for those that did not answer lately, then itself.
+    pub(crate) fn sources(&self, registry: &str) -> Result<Vec<Endpoint>> {
+        let mut endpoints = Endpoint::for_pull(registry, &self.options)?;
+        let now = self.env.monotonic();
+        let mut away = lock(&self.away);
+        away.retain(|_, until| now < *until);
+        endpoints.retain(|endpoint| !endpoint.is_mirror || !away.contains_key(&endpoint.name));
+        Ok(endpoints)
+    }
+
+    /// Notes what a mirror failed with; one that is away is not asked for every layer anew.
+    pub(crate) fn pass_over(&self, mirror: &Endpoint, asked: &Asked, cause: &Cause) {
+        tracing::warn!(%asked, %cause, mirror = mirror.name, "registry: mirror passed over");
+        if cause.may_pass() {
+            let until = self.env.monotonic() + MIRROR_AWAY;
+            lock(&self.away).insert(mirror.name.clone(), until);
         }
     }
 
@@ -140,7 +168,7 @@ impl Transport {
 
     /// Sends until there is an answer with one of these statuses, or no sense in trying again.
     pub(crate) async fn send(&self, call: &Call<'_>, wanted: &[StatusCode]) -> Result<Response<Incoming>> {
-        let mut backoff = Backoff::new(self.options.timing);
+        let mut backoff = Backoff::new(self.timing_of(call.endpoint));
         loop {
             let cause = match self.attempt(call, wanted).await {
                 Ok(response) => return Ok(response),
@@ -335,7 +363,7 @@ impl Transport {
             return Ok(client.clone());
         }
         let config = tls::client_config(&key.0, protection, &self.options)?;
-        let connector = Connector::new(Arc::new(config), self.options.timing.connect);
+        let connector = Connector::new(Arc::new(config), self.proxies.clone(), self.options.timing.connect);
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)

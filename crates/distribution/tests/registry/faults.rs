@@ -454,3 +454,65 @@ async fn damage_of_our_own_is_not_blamed_on_the_registry() {
     assert!(problem.contains("damaged on disk"), "{problem}");
     assert_eq!(to.manifest("new", "v1"), None);
 }
+
+/// A file system of a few megabytes, gone when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let dir = tempfile::TempDir::new().expect("a temporary folder");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+            .arg(dir.path())
+            .status()
+            .expect("mount runs");
+        assert!(mounted.success(), "this test mounts a tmpfs, which needs root");
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // The folder of a mount that stays cannot be removed, which shows it.
+        let _ = std::process::Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_and_leaves_a_whole_store() {
+    let (registry, image) = with_image(&[1_000_000, 6_000_000]).await;
+    let disk = SmallDisk::new();
+    let store = Arc::new(Store::open(disk.0.path().join("images")).expect("a fresh store"));
+    let client = client(plain(&[&registry]));
+    let problem = pull(&client, &store, &registry)
+        .await
+        .expect_err("6 MB do not fit 4")
+        .problem();
+    let text = problem.to_string();
+    assert!(
+        text.contains("No space left on device") && text.contains("free some space"),
+        "{text}"
+    );
+    assert!(matches!(store.info(image.digest()), Err(ImageError::NotFound { .. })));
+    // What is here is right, and a smaller image still fits once the remains are pruned.
+    store.prune(&std::collections::BTreeSet::new()).expect("room again");
+    registry.hold("app", "v1", &Image::new(40, &[100_000]));
+    pull(&client, &store, &registry).await.expect("it fits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_is_away_is_asked_once() {
+    let (origin, mirror) = (Fake::start().await, Fake::start().await);
+    let image = Image::new(14, &[10, 20, 30]);
+    origin.hold("app", "v1", &image);
+    for _ in 0..10 {
+        mirror.fault("GET", Fault::Hangup);
+    }
+    let mut options = plain(&[&origin]);
+    options.mirrors.insert(origin.name(), vec![mirror.url("")]);
+    let (_dir, store) = store();
+    let client = client(options);
+    pull(&client, &store, &origin).await.expect("the origin stands behind");
+    let asked: Vec<_> = mirror.seen().iter().map(|seen| seen.line()).collect();
+    assert!(asked.iter().all(|line| line.contains("manifests")), "{asked:?}");
+}

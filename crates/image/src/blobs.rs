@@ -266,6 +266,12 @@ impl Blobs {
         Ok(freed)
     }
 
+    /// Bytes that interrupted transfers left.
+    pub(crate) fn partials_size(&self) -> Result<u64> {
+        let partials = list(&self.dir.join(PARTIAL))?;
+        Ok(partials.into_iter().map(|digest| self.partial_len(digest)).sum())
+    }
+
     fn partial_path(&self, digest: Digest) -> PathBuf {
         self.dir.join(PARTIAL).join(digest.hex())
     }

@@ -133,7 +133,7 @@ impl Store {
         let diff_id = hashed.digest();
         let chain = chain_id(layer.parent, diff_id);
         lease.keep(Node::Layer(chain))?;
-        let _guard = self.busy.lock(chain);
+        let _guard = self.busy_layers.lock(chain);
         if self.blobs.has_layer(chain) {
             fs::remove_dir_all(layer.upper).map_err(ImageError::io("remove", layer.upper))?;
         } else {
@@ -192,7 +192,7 @@ impl Store {
         if let Some(blob) = self.blob_of(lease, &record, compression)? {
             return Ok(blob);
         }
-        let _guard = self.busy.lock(chain);
+        let _guard = self.busy_layers.lock(chain);
         // Somebody else may have made it while this waited.
         let mut record = self.require_layer(chain)?;
         if let Some(blob) = self.blob_of(lease, &record, compression)? {

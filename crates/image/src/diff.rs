@@ -47,26 +47,46 @@ pub(crate) enum Care {
 
 /// Writes the tar of the layer in `folder` and returns the sink and what the folder holds.
 pub(crate) fn write_layer<W: Write>(folder: &Path, care: Care, sink: W) -> Result<(W, Extent)> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root =
-        openat(CWD, folder, flags, Mode::empty()).map_err(|error| ImageError::io("open", folder)(error.into()))?;
-    let mut walk = Walk {
-        root: Rc::new(root),
-        folder: folder.to_path_buf(),
-        recent: None,
-        pending: Vec::new(),
-        linked: HashMap::new(),
-        care,
-        extent: Extent::default(),
-        tar: TarWriter::new(sink),
-        buffer: vec![0; COPY_BUFFER_BYTES],
-    };
+    let mut walk = Walk::new(folder, care, sink)?;
     walk.root_folder()?;
     while let Some(path) = walk.pending.pop() {
         walk.visit(&path)?;
     }
     let sink = walk.tar.finish().map_err(ImageError::io("write the tar of", folder))?;
     Ok((sink, walk.extent))
+}
+
+/// Writes the given entries as one tar: each path from the folder that it is found in.
+pub(crate) fn write_entries<'a, W: Write>(
+    folders: &[PathBuf],
+    entries: impl Iterator<Item = (&'a [u8], usize)>,
+    sink: W,
+) -> Result<W> {
+    let Some(first) = folders.first() else {
+        return TarWriter::new(sink).finish().map_err(|error| ImageError::Sink {
+            what: "the tar".to_string(),
+            source: error,
+        });
+    };
+    let mut walk = Walk::new(first, Care::LeaveAlone, sink)?;
+    walk.alone = true;
+    let roots: Vec<Rc<OwnedFd>> = folders.iter().map(|folder| open_root(folder)).collect::<Result<_>>()?;
+    for (path, number) in entries {
+        if !Rc::ptr_eq(&walk.root, &roots[number]) {
+            walk.root = Rc::clone(&roots[number]);
+            walk.folder.clone_from(&folders[number]);
+            walk.recent = None;
+        }
+        walk.visit(path)?;
+    }
+    walk.tar.finish().map_err(ImageError::io("write the tar of", first))
+}
+
+fn open_root(folder: &Path) -> Result<Rc<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = openat(CWD, folder, flags, Mode::empty());
+    root.map(Rc::new)
+        .map_err(|error| ImageError::io("open", folder)(error.into()))
 }
 
 struct Walk<W> {
@@ -82,6 +102,8 @@ struct Walk<W> {
     extent: Extent,
     tar: TarWriter<W>,
     buffer: Vec<u8>,
+    /// Folders come without what is in them.
+    alone: bool,
 }
 
 /// One entry of the folder.
@@ -145,6 +167,21 @@ impl Found {
 }
 
 impl<W: Write> Walk<W> {
+    fn new(folder: &Path, care: Care, sink: W) -> Result<Self> {
+        Ok(Self {
+            root: open_root(folder)?,
+            folder: folder.to_path_buf(),
+            recent: None,
+            pending: Vec::new(),
+            linked: HashMap::new(),
+            care,
+            extent: Extent::default(),
+            tar: TarWriter::new(sink),
+            buffer: vec![0; COPY_BUFFER_BYTES],
+            alone: false,
+        })
+    }
+
     fn path(&self, path: &[u8]) -> PathBuf {
         self.folder.join(OsStr::from_bytes(path))
     }
@@ -229,9 +266,12 @@ impl<W: Write> Walk<W> {
 
     fn directory(&mut self, path: &[u8], found: &Found) -> Result<()> {
         let (xattrs, opaque) = self.attributes(path, found)?;
+        let slashed = [path, b"/"].concat();
+        if self.alone {
+            return self.begin(&slashed, Kind::Directory, b"", found, &xattrs);
+        }
         let names = self.list(path, found)?;
         self.clamp(path, found)?;
-        let slashed = [path, b"/"].concat();
         self.begin(&slashed, Kind::Directory, b"", found, &xattrs)?;
         if opaque {
             self.whiteout(&[&slashed, WHITEOUT_OPAQUE].concat())?;

@@ -396,8 +396,3 @@ pub(crate) fn invalid(document: impl Into<String>, reason: impl Into<String>) ->
         reason: reason.into(),
     }
 }
-
-/// Whether the media type is one of a manifest.
-pub(crate) fn is_manifest_type(media_type: &str) -> bool {
-    media_type == MANIFEST_OCI || media_type == MANIFEST_DOCKER
-}

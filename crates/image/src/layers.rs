@@ -82,7 +82,7 @@ impl Filling<'_> {
     /// Unpacks the tar that `plain` gives, decompressed, and puts the layer in its place.
     pub(crate) fn fill(self, plain: impl Read) -> Result<()> {
         let what = format!("layer {}", self.layer.blob.digest);
-        let (found, extent) = unpack_layer(plain, &self.tmp, &what, Limits::LAYER)?;
+        let (found, extent) = unpack_layer(plain, &self.tmp, &what, Limits::layer(self.layer.blob.size))?;
         check_digest(&format!("{what}, decompressed,"), self.layer.diff_id, found)?;
         let blobs = &self.store.blobs;
         blobs.place_layer(
@@ -212,7 +212,7 @@ impl Store {
         if self.blobs.has_layer(layer.chain) {
             return Ok(None);
         }
-        let guard = self.busy.lock(layer.chain);
+        let guard = self.busy_layers.lock(layer.chain);
         if self.blobs.has_layer(layer.chain) {
             return Ok(None);
         }

@@ -4,6 +4,12 @@
 /// Bytes of a layer once decompressed, tar headers included. The largest public images (machine learning) have layers of
 /// about 20 GiB; too low refuses honest images, too high lets a decompression bomb fill a disk.
 pub const LAYER_BYTES_MAX: u64 = 64 << 30;
+/// How many times its stored bytes a layer may have once decompressed, beyond [`LAYER_BYTES_FREE`]. Gzip cannot exceed 1,032;
+/// honest layers stay below 20, and below 100 where they are mostly zeros; zstd's bombs reach 30,000.
+pub const LAYER_RATIO_MAX: u64 = 200;
+/// Decompressed bytes that a layer may have however small it is: below what any node has free, and enough for the large empty log
+/// files (`lastlog`) that some builders leave.
+pub const LAYER_BYTES_FREE: u64 = 1 << 30;
 /// Members of one layer, extension headers included. Large monorepo layers hold about half a million files; each member
 /// costs an inode.
 pub const LAYER_ENTRIES_MAX: u64 = 4_000_000;
@@ -32,6 +38,10 @@ const _: () = assert!(
     "a long path must fit an extension header"
 );
 const _: () = assert!(
+    LAYER_BYTES_FREE < LAYER_BYTES_MAX,
+    "the ratio must bound layers before the absolute limit does"
+);
+const _: () = assert!(
     ARCHIVE_BYTES_MAX > LAYER_BYTES_MAX,
     "an archive must be able to hold its largest layer"
 );
@@ -51,6 +61,16 @@ impl Limits {
         bytes: LAYER_BYTES_MAX,
         entries: LAYER_ENTRIES_MAX,
     };
+    /// For a layer of so many stored bytes: [`Limits::LAYER`], and no more than [`LAYER_RATIO_MAX`] times that.
+    #[must_use]
+    pub fn layer(stored: Option<u64>) -> Self {
+        let by_ratio = stored.map_or(LAYER_BYTES_MAX, |stored| stored.saturating_mul(LAYER_RATIO_MAX));
+        Self {
+            bytes: by_ratio.clamp(LAYER_BYTES_FREE, LAYER_BYTES_MAX),
+            ..Self::LAYER
+        }
+    }
+
     /// For an archive of images: [`ARCHIVE_BYTES_MAX`] and [`ARCHIVE_ENTRIES_MAX`].
     pub const ARCHIVE: Self = Self {
         bytes: ARCHIVE_BYTES_MAX,

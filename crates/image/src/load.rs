@@ -13,11 +13,8 @@ use serde::Deserialize;
 use crate::batch::{Batch, NewImage};
 use crate::blobs::Staged;
 use crate::compress::decompress;
-use crate::document::{
-    CONFIG_OCI, Descriptor, Document, Index, Manifest, architecture, invalid, is_manifest_type, json, to_json,
-};
+use crate::document::{CONFIG_OCI, Descriptor, Document, Index, Manifest, architecture, invalid, json, to_json};
 use crate::error::{ImageError, Result};
-use crate::hashing::digest_of;
 use crate::limits::{INDEX_DEPTH_MAX, Limits};
 use crate::store::{ImageInfo, Store};
 use crate::tarball::{Kind, TarError, TarReader};
@@ -356,19 +353,4 @@ fn no_platform(index: &Index) -> ImageError {
             ),
         },
     }
-}
-
-/// A digest of a document, for archives written here.
-pub(crate) fn manifest_media_type(bytes: &[u8]) -> String {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Typed {
-        #[serde(default)]
-        media_type: String,
-    }
-    let media_type = json::<Typed>(&digest_of(bytes).to_string(), bytes).map(|typed| typed.media_type);
-    media_type
-        .ok()
-        .filter(|media_type| is_manifest_type(media_type))
-        .unwrap_or_else(|| crate::document::MANIFEST_OCI.to_string())
 }

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::document::{Descriptor, Index, Manifest, to_json};
 use crate::error::{ImageError, Result};
-use crate::load::{ANNOTATION_NAME, ANNOTATION_REF, manifest_media_type};
+use crate::load::{ANNOTATION_NAME, ANNOTATION_REF};
+use crate::manifests::ManifestInfo;
 use crate::store::{Selector, Store, select};
 
 const WHAT: &str = "the image archive";
@@ -25,12 +26,12 @@ pub enum Format {
     Oci,
 }
 
-/// An image and the names it goes out with.
+/// An image or index and the names it goes out with.
 struct Outgoing {
-    digest: Digest,
-    manifest: Manifest,
-    manifest_bytes: Vec<u8>,
+    target: Descriptor,
     references: Vec<ImageReference>,
+    /// What Docker, which knows no indexes in archives, gets of it.
+    image: Option<Manifest>,
 }
 
 #[derive(Serialize)]
@@ -50,8 +51,7 @@ impl Store {
         let images = self.outgoing(images)?;
         let mut blobs = BTreeSet::new();
         for image in &images {
-            blobs.insert(image.digest);
-            blobs.extend(image.manifest.blobs().map(|blob| blob.digest));
+            self.add_blobs(image.target.digest, &mut blobs);
         }
         let mut archive = Archive {
             tar: tar::Builder::new(sink),
@@ -59,12 +59,8 @@ impl Store {
         archive.folder("blobs/")?;
         archive.folder("blobs/sha256/")?;
         for digest in blobs {
-            let file = self.open_blob(digest)?;
-            let size = file
-                .metadata()
-                .map_err(ImageError::io("read", self.blobs.path(digest)))?
-                .len();
-            archive.file(&blob_path(digest), size, file)?;
+            let blob = self.read_blob(digest, 0)?;
+            archive.file(&blob_path(digest), blob.size(), blob)?;
         }
         archive.document("index.json", &to_json(&index(&images)))?;
         if format == Format::DockerArchive {
@@ -87,16 +83,35 @@ impl Store {
                 }
             }
         }
-        let outgoing = names.into_iter().map(|(digest, references)| {
-            let manifest_bytes = self.blobs.read_document(digest)?;
+        let outgoing = names.into_iter().map(|(target, references)| {
+            let bytes = self.blobs.read_document(target)?;
+            let image = self.state().catalog.image_of(target);
             Ok(Outgoing {
-                digest,
-                manifest: Manifest::parse(digest, &manifest_bytes)?,
-                manifest_bytes,
+                target: Descriptor::new(ManifestInfo::parse(&bytes)?.media_type, target, bytes.len() as u64),
                 references: references.into_iter().collect(),
+                image: match image {
+                    Some(image) => Some(Manifest::parse(image, &self.blobs.read_document(image)?)?),
+                    None => None,
+                },
             })
         });
         outgoing.collect()
+    }
+
+    /// All blobs of the target, and of what it lists and is here.
+    fn add_blobs(&self, target: Digest, blobs: &mut BTreeSet<Digest>) {
+        let state = self.state();
+        let mut pending = vec![target];
+        while let Some(digest) = pending.pop() {
+            if let Some(entry) = state.catalog.images.get(&digest) {
+                blobs.extend(entry.blobs(digest));
+            }
+            if let Some(index) = state.catalog.indexes.get(&digest)
+                && blobs.insert(digest)
+            {
+                pending.extend(&index.manifests);
+            }
+        }
     }
 }
 
@@ -108,8 +123,7 @@ fn blob_path(digest: Digest) -> String {
 fn index(images: &[Outgoing]) -> Index {
     let mut manifests = Vec::new();
     for image in images {
-        let media_type = manifest_media_type(&image.manifest_bytes);
-        let plain = Descriptor::new(media_type, image.digest, image.manifest_bytes.len() as u64);
+        let plain = &image.target;
         if image.references.is_empty() {
             manifests.push(plain.clone());
         }
@@ -126,17 +140,15 @@ fn index(images: &[Outgoing]) -> Index {
 }
 
 fn docker_manifest(images: &[Outgoing]) -> Vec<DockerImage> {
-    let image = |image: &Outgoing| DockerImage {
-        config: blob_path(image.manifest.config.digest),
-        repo_tags: image.references.iter().map(ImageReference::familiar).collect(),
-        layers: image
-            .manifest
-            .layers
-            .iter()
-            .map(|layer| blob_path(layer.digest))
-            .collect(),
+    let image = |outgoing: &Outgoing| {
+        let manifest = outgoing.image.as_ref()?;
+        Some(DockerImage {
+            config: blob_path(manifest.config.digest),
+            repo_tags: outgoing.references.iter().map(ImageReference::familiar).collect(),
+            layers: manifest.layers.iter().map(|layer| blob_path(layer.digest)).collect(),
+        })
     };
-    images.iter().map(image).collect()
+    images.iter().filter_map(image).collect()
 }
 
 struct Archive<W: Write> {

@@ -124,8 +124,11 @@ pub struct Store {
     /// This life of the machine, which ends with a loss of power.
     pub(crate) boot_id: String,
     state: Mutex<State>,
-    /// Chain ids being unpacked and blobs being received.
+    /// Blobs being received.
     pub(crate) busy: KeyedLock,
+    /// Layers being unpacked, made or compressed, by chain id. Taken after `busy` where both are: a layer that is not compressed
+    /// has the same digest for its blob and as the lowest of a chain.
+    pub(crate) busy_layers: KeyedLock,
     pub(crate) uploads: Uploads,
     _lock: File,
 }
@@ -169,6 +172,7 @@ impl Store {
                 pins: BTreeMap::new(),
             }),
             busy: KeyedLock::default(),
+            busy_layers: KeyedLock::default(),
             uploads: Uploads::default(),
             _lock: lock,
         };
@@ -196,6 +200,12 @@ impl Store {
     /// When the disk refuses.
     pub fn set_roots(&self, owner: &str, roots: BTreeSet<Node>) -> Result<()> {
         self.leases.set_roots(owner, roots)
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// All images, in order of digest.

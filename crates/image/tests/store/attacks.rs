@@ -211,3 +211,77 @@ fn archives_of_images_cannot_climb_out_either() {
     world.assert_untouched();
     world.assert_nothing_half_done();
 }
+
+#[test]
+fn a_small_layer_that_grows_without_end_is_refused() {
+    let world = World::new();
+    // Two GiB of zeros, in some 200 KB of zstd.
+    let mut header = crate::fixtures::header(EntryType::Regular, "bomb", "");
+    header.set_size(2 << 30);
+    header.set_cksum();
+    let mut bomb = zstd::Encoder::new(Vec::new(), 1).expect("memory");
+    std::io::Write::write_all(&mut bomb, header.as_bytes()).expect("memory");
+    std::io::copy(
+        &mut std::io::Read::take(std::io::repeat(0), (2 << 30) + 1024),
+        &mut bomb,
+    )
+    .expect("memory");
+    let bomb = bomb.finish().expect("memory");
+    assert!(bomb.len() < 1 << 20, "{}", bomb.len());
+    let digest = crate::fixtures::sha256(b"never reached");
+    let config = format!(r#"{{"os":"linux","rootfs":{{"type":"layers","diff_ids":["{digest}"]}}}}"#);
+    let archive = TarMaker::default()
+        .file("c", &config)
+        .member(EntryType::Regular, "l", "", &bomb)
+        .file("manifest.json", r#"[{"Config":"c","RepoTags":["x:1"],"Layers":["l"]}]"#)
+        .end();
+    let image = world
+        .store
+        .load(archive.as_slice())
+        .expect("loads; the layer is not unpacked yet");
+    let error = world.store.unpack(image[0].digest).expect_err("a bomb");
+    assert!(
+        matches!(
+            &error,
+            ImageError::Archive {
+                source: TarError::TooLarge { .. },
+                ..
+            }
+        ),
+        "{error}"
+    );
+    world.assert_nothing_half_done();
+}
+
+#[test]
+fn paths_too_long_are_refused_and_the_last_of_several_counts() {
+    let world = World::new();
+    let long = "d/".repeat(2100);
+    let tar = TarMaker::default()
+        .pax(&[("path", long.as_bytes())])
+        .file("x", "")
+        .end();
+    assert!(world.unpack(&tar).is_err(), "longer than any path");
+    let name = "n".repeat(300);
+    let tar = TarMaker::default()
+        .pax(&[("path", name.as_bytes())])
+        .file("x", "")
+        .end();
+    assert!(world.unpack(&tar).is_err(), "longer than any name");
+    world.assert_nothing_half_done();
+    let tar = TarMaker::default()
+        .file("twice", "first")
+        .dir("was")
+        .file("was/inside", "1")
+        .file("twice", "second")
+        .file("was", "a file now")
+        .end();
+    let layer = world.unpack(&tar).expect("an honest tar");
+    assert_eq!(fs::read_to_string(layer.join("twice")).expect("it"), "second");
+    assert_eq!(fs::read_to_string(layer.join("was")).expect("it"), "a file now");
+    assert_eq!(
+        world.store.verify(&Default::default(), false).expect("read"),
+        [],
+        "counted right all the same"
+    );
+}

@@ -80,8 +80,59 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         assert!(problem.remedy.contains("free some space"), "{problem}");
         assert_eq!(names(&small.join("store/tmp")), [""; 0]);
         assert_eq!(store.list(), []);
+        full_while_unpacking(&store);
+        full_while_building(&store);
+        assert_eq!(store.verify(&Default::default(), false).expect("read"), []);
     });
     mount(&["umount"]);
     fs::remove_dir(&small).expect("unmounted");
     outcome.expect("the checks hold");
+}
+
+/// 100 KB of zeros take little as gzip and too much as files.
+fn full_while_unpacking(store: &Store) {
+    let layer = TarMaker::default().file("a", &"x".repeat(180 << 10)).end();
+    let digest = crate::fixtures::sha256(&layer);
+    let config = format!(r#"{{"os":"linux","rootfs":{{"type":"layers","diff_ids":["{digest}"]}}}}"#);
+    let archive = TarMaker::default()
+        .file("c", &config)
+        .member(tar::EntryType::Regular, "l", "", &crate::fixtures::gzip(&layer))
+        .file("manifest.json", r#"[{"Config":"c","RepoTags":["x:1"],"Layers":["l"]}]"#)
+        .end();
+    let image = store.load(archive.as_slice()).expect("small enough").remove(0);
+    let ballast = store_dir(store).join("ballast");
+    fs::write(&ballast, vec![1; 100 << 10]).expect("it fits");
+    let problem = store.unpack(image.digest).expect_err("too large").problem();
+    assert_eq!(problem.class, Class::Exhausted, "{problem}");
+    assert_eq!(names(&store_dir(store).join("layers")), [""; 0]);
+    fs::remove_file(&ballast).expect("removed");
+    store.unpack(image.digest).expect("now it fits");
+    store
+        .remove(&image.digest.into(), &Default::default())
+        .expect("removed");
+}
+
+fn full_while_building(store: &Store) {
+    let lease = store.lease(gantry_model::DurationMs::secs(60)).expect("a lease");
+    let workspace = store.workspace().expect("a workspace");
+    let upper = workspace.folder("upper").expect("a folder");
+    let noise: Vec<u8> = (0u32..150_000)
+        .map(|number| (number.wrapping_mul(2_654_435_761) >> 23) as u8)
+        .collect();
+    fs::write(upper.join("a"), noise).expect("it fits");
+    let layer = gantry_image::UpperLayer {
+        upper: &upper,
+        parent: None,
+        epoch: None,
+    };
+    let made = store.commit_layer(&lease, &layer).expect("nothing is copied");
+    let error = store
+        .layer_blob(&lease, made.chain, gantry_image::LayerCompression::None)
+        .expect_err("too large");
+    assert_eq!(error.problem().class, Class::Exhausted, "{error}");
+    assert_eq!(names(&store_dir(store).join("blobs/sha256")), [""; 0]);
+}
+
+fn store_dir(store: &Store) -> std::path::PathBuf {
+    store.dir().to_path_buf()
 }

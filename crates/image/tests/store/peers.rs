@@ -102,3 +102,66 @@ fn we_read_skopeos_docker_archive() {
     let ours = tree(&world.store.unpack(image.digest).expect("unpacked")[0]);
     assert_eq!(tree(&other.store.unpack(loaded.digest).expect("unpacked")[0]), ours);
 }
+
+#[test]
+fn skopeo_reads_what_is_built_here() {
+    use gantry_image::{ConfigDocument, HistoryEntry, ImageDraft, LayerCompression, ManifestFormat, UpperLayer};
+    let world = World::new();
+    let lease = world.store.lease(gantry_model::DurationMs::secs(60)).expect("a lease");
+    let workspace = world.store.workspace().expect("a workspace");
+    let upper = workspace.folder("upper").expect("a folder");
+    fs::write(upper.join("app"), "binary".repeat(100_000)).expect("a file");
+    let layer = UpperLayer {
+        upper: &upper,
+        parent: None,
+        epoch: None,
+    };
+    let made = world.store.commit_layer(&lease, &layer).expect("committed");
+    let step = HistoryEntry {
+        created_by: "COPY app / # buildkit".into(),
+        ..HistoryEntry::default()
+    };
+    for (format, compression) in [
+        (ManifestFormat::Oci, LayerCompression::Gzip),
+        (ManifestFormat::Oci, LayerCompression::Zstd),
+        (ManifestFormat::Docker, LayerCompression::Gzip),
+        (ManifestFormat::Docker, LayerCompression::None),
+    ] {
+        let draft = ImageDraft {
+            config: ConfigDocument {
+                history: vec![step.clone()],
+                ..ConfigDocument::default()
+            },
+            top: Some(made.chain),
+            format,
+            compression,
+            references: vec![reference("web:v1")],
+            ..ImageDraft::default()
+        };
+        let image = world.store.write_image(&lease, &draft).expect("written");
+        // Skopeo takes only OCI's own manifests from an OCI layout.
+        let (archive, source) = match format {
+            ManifestFormat::Oci => {
+                let archive = saved(&world, Format::Oci, "oci.tar");
+                (archive.clone(), format!("oci-archive:{archive}:v1"))
+            }
+            ManifestFormat::Docker => {
+                let archive = saved(&world, Format::DockerArchive, "docker.tar");
+                (archive.clone(), format!("docker-archive:{archive}:web:v1"))
+            }
+        };
+        let copy = world.folder.path().join("copy");
+        // Copying into a folder verifies every digest; inspecting reads the configuration.
+        if skopeo(&["copy", &source, &format!("dir:{}", copy.display())]).is_none() {
+            return;
+        }
+        let output = skopeo(&["inspect", &source]).expect("it ran before");
+        let output = String::from_utf8_lossy(&output);
+        assert!(
+            output.contains(&made.diff_id.to_string()) || output.contains(&image.digest.to_string()),
+            "{output}"
+        );
+        fs::remove_dir_all(&copy).expect("removed");
+        fs::remove_file(&archive).expect("removed");
+    }
+}

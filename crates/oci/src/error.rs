@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use gantry_cgroup::CgroupError;
-use gantry_runtime::{Failure, LaunchError};
+use gantry_runtime::{Failure, HandleError, LaunchError};
 
 /// A command that failed.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +74,9 @@ pub enum OciError {
     /// Making it or a process of it failed.
     #[error("{}", of_launch(.0))]
     Launch(#[from] LaunchError),
-    /// The container that was held could not execute its program.
-    #[error("{}", of_failure(.0))]
-    Start(Failure),
+    /// A process that was made could not be spoken with, or could not execute its program.
+    #[error("{}", of_handle(.0))]
+    Handle(#[from] HandleError),
     /// The control group refused.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -114,6 +114,15 @@ impl OciError {
 fn of_launch(error: &LaunchError) -> String {
     match error {
         LaunchError::Step(failure) => of_failure(failure),
+        other => other.to_string(),
+    }
+}
+
+fn of_handle(error: &HandleError) -> String {
+    match error {
+        HandleError::Refused(failure) => of_failure(failure),
+        // Callers look for these words.
+        HandleError::Ended { .. } => OciError::NotRunning.to_string(),
         other => other.to_string(),
     }
 }

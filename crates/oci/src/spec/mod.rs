@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use linux::{
-    DeviceNode, IdMapping, IntelRdt, Linux, Namespace, NamespaceKind, Personality, Seccomp, TimeOffset,
-};
+pub use linux::{DeviceNode, IdMapping, IntelRdt, Linux, Namespace, NamespaceKind, Personality, Seccomp, TimeOffset};
 pub use resources::{
     BlockIo, Cpu, DeviceRuleSpec, HugePageLimit, InterfacePriority, Memory, NetworkMarks, Pids, Rdma, Resources,
     ThrottleDevice, WeightDevice,

@@ -97,6 +97,8 @@ pub enum Command {
     Events(commands::events::EventsArgs),
     /// Say why a service or replica is not as wanted, or why it is where it is
     Explain(commands::explain::ExplainArgs),
+    /// Build an image from a Dockerfile
+    Build(Box<commands::build::BuildArgs>),
     /// Look after images
     #[command(subcommand)]
     Image(commands::image::Command),

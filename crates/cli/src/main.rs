@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         return code;
     }
     clap_complete::CompleteEnv::with_factory(Cli::command).complete();
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(commands::build::spelling(std::env::args_os()));
     let runtime = if cli.command.is_daemon() {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(DAEMON_THREADS)
@@ -70,6 +70,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Exec(args) => commands::exec::run(global, args).await,
         Command::Events(args) => commands::events::run(global, &args).await,
         Command::Explain(args) => commands::explain::run(global, &args).await,
+        Command::Build(args) => commands::build::run(global, *args).await,
         Command::Image(command) => commands::image::run(global, command).await,
         Command::Server(args) => commands::server::run(args).await,
         Command::Agent(args) => commands::agent::run(args).await,

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod apply;
+pub mod build;
 pub mod check;
 pub mod cluster;
 pub mod container;

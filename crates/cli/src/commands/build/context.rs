@@ -1,0 +1,188 @@
+//! The contexts of a build: where each is on this machine, and what is in it.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use gantry_dockerfile::{GitSource, IgnoreRules};
+use gantry_model::build::{ContextEntry, MAIN_CONTEXT};
+use gantry_model::spec::BuildSpec;
+use gantry_model::{Class, Problem};
+
+use super::dockerfile::Text;
+use super::folder::{self, Files};
+use super::repository;
+use super::temporary::Temporary;
+use crate::failure::file_problem;
+
+/// Largest Dockerfile or archive from standard input that is held in memory.
+const STDIN_BYTES_MAX: u64 = 4 << 30;
+
+/// Contexts of the node and not of this machine.
+const OF_THE_NODE: &[&str] = &["docker-image://", "service:"];
+
+/// The contexts, with what was fetched for them as long as they live.
+pub struct Contexts {
+    /// None when a Dockerfile alone came through standard input.
+    main: Option<PathBuf>,
+    further: BTreeMap<String, PathBuf>,
+    /// The Dockerfile that came through standard input.
+    pub piped: Option<String>,
+    _fetched: Vec<Temporary>,
+}
+
+/// What is in all contexts.
+pub struct Walked {
+    /// Entries by the name of the context.
+    pub entries: Vec<(String, Vec<ContextEntry>)>,
+    /// Where contents are.
+    pub files: Files,
+}
+
+impl Contexts {
+    /// Finds them; gets repositories and archives.
+    ///
+    /// # Errors
+    /// When one is missing or cannot be had.
+    pub fn open(spec: &BuildSpec) -> Result<Self, Problem> {
+        let mut contexts = Self {
+            main: None,
+            further: BTreeMap::new(),
+            piped: None,
+            _fetched: Vec::new(),
+        };
+        let dockerfile_is_piped = spec.dockerfile.as_deref() == Some("-");
+        if spec.context == "-" {
+            if dockerfile_is_piped {
+                let problem = Problem::new(
+                    Class::Invalid,
+                    "standard input",
+                    "is both the context and the Dockerfile",
+                );
+                return Err(problem.remedy("name one of them"));
+            }
+            contexts.read_piped_context()?;
+        } else {
+            contexts.main = Some(contexts.locate("context", &spec.context)?);
+        }
+        if dockerfile_is_piped {
+            contexts.piped = Some(text_of(read_stdin()?)?);
+        }
+        for (name, value) in &spec.additional_contexts {
+            if !OF_THE_NODE.iter().any(|scheme| value.starts_with(scheme)) {
+                let path = contexts.locate(&format!("context {name}"), value)?;
+                contexts.further.insert(name.clone(), path);
+            }
+        }
+        Ok(contexts)
+    }
+
+    fn read_piped_context(&mut self) -> Result<(), Problem> {
+        let bytes = read_stdin()?;
+        if !repository::is_archive(&bytes) {
+            self.piped = Some(text_of(bytes)?);
+            return Ok(());
+        }
+        let place = Temporary::new()?;
+        self.main = Some(repository::unpack(&bytes, &place)?);
+        self._fetched.push(place);
+        Ok(())
+    }
+
+    /// A folder as it is; a repository as a folder.
+    fn locate(&mut self, what: &str, value: &str) -> Result<PathBuf, Problem> {
+        if let Some(source) = GitSource::parse_context(value).filter(|_| !Path::new(value).is_dir()) {
+            let source = source.map_err(|reason| Problem::new(Class::Invalid, format!("{what} {value}"), reason))?;
+            let place = Temporary::new()?;
+            let path = repository::clone(&source, &place)?;
+            self._fetched.push(place);
+            return Ok(path);
+        }
+        if value.contains("://") {
+            let problem = Problem::new(
+                Class::Invalid,
+                format!("{what} {value}"),
+                "is neither a folder nor a repository",
+            );
+            return Err(problem.remedy("download it first: curl -fsSL URL | gantry build -"));
+        }
+        let path = PathBuf::from(value);
+        match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => Ok(path),
+            Ok(_) => Err(
+                Problem::new(Class::Invalid, format!("{what} {value}"), "is not a folder")
+                    .remedy("name the folder that COPY takes from; the Dockerfile is named with --file"),
+            ),
+            Err(error) => Err(file_problem("be read", &path, &error)),
+        }
+    }
+
+    /// The folder of the main context, if there is one.
+    pub fn main(&self) -> Option<&Path> {
+        self.main.as_deref()
+    }
+
+    /// Names of those whose entries this machine sends, besides the main one.
+    pub fn further_names(&self) -> Vec<String> {
+        self.further.keys().cloned().collect()
+    }
+
+    /// What is in them, as far as ignore files do not leave it out.
+    ///
+    /// # Errors
+    /// When something cannot be read or be part of a context.
+    pub fn walk(&self, text: &Text) -> Result<Walked, Problem> {
+        let mut walked = Walked {
+            entries: Vec::new(),
+            files: Files::default(),
+        };
+        let main = match &self.main {
+            Some(path) => folder::walk(path, &text.ignore, &mut walked.files)?,
+            None => Vec::new(),
+        };
+        walked.entries.push((MAIN_CONTEXT.to_string(), main));
+        for (name, path) in &self.further {
+            let rules = ignore_of(path)?;
+            let entries = folder::walk(path, &rules, &mut walked.files)?;
+            walked.entries.push((name.clone(), entries));
+        }
+        Ok(walked)
+    }
+}
+
+/// The rules of a folder's own ignore file.
+///
+/// # Errors
+/// When it is there and cannot be read or understood.
+pub fn ignore_of(folder: &Path) -> Result<IgnoreRules, Problem> {
+    Ok(read_ignore(&folder.join(".dockerignore"))?.unwrap_or_default())
+}
+
+/// The rules in a file, if it exists.
+///
+/// # Errors
+/// When it is there and cannot be read or understood.
+pub fn read_ignore(path: &Path) -> Result<Option<IgnoreRules>, Problem> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => match IgnoreRules::parse(&text) {
+            Ok(rules) => Ok(Some(rules)),
+            Err(error) => Err(
+                Problem::new(Class::Invalid, path.display().to_string(), error.to_string()).remedy("correct the line"),
+            ),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file_problem("be read", path, &error)),
+    }
+}
+
+fn read_stdin() -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(STDIN_BYTES_MAX).read_to_end(&mut bytes);
+    read.map_err(|error| file_problem("be read", Path::new("standard input"), &error))?;
+    Ok(bytes)
+}
+
+fn text_of(bytes: Vec<u8>) -> Result<String, Problem> {
+    String::from_utf8(bytes)
+        .map_err(|_| Problem::new(Class::Invalid, "standard input", "is neither a tar nor a Dockerfile"))
+}

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use gantry_model::net::Ipv4Net;
 use gantry_model::spec::GenericResource;
 use gantry_model::{ByteSize, Class, MilliCpu, Problem};
 
-use crate::limits::RESERVE_MEMORY_DEFAULT;
+use crate::limits::{LOCAL_POOL_SIZE_MIN, RESERVE_MEMORY_DEFAULT};
 
 /// Port of an agent.
 pub const AGENT_PORT: u16 = 7601;
@@ -37,6 +38,8 @@ pub struct AgentConfig {
     /// Name of the link that holds the gateway's address, and of the table of packet rules; another one for each agent in a
     /// network namespace.
     pub bridge: String,
+    /// Addresses of containers run by hand on this node; a pool that clashes with no route is chosen when absent.
+    pub local_pool: Option<Ipv4Net>,
     /// The machine also runs a server.
     pub runs_server: bool,
     /// Processor time that replicas may not reserve.
@@ -74,6 +77,7 @@ impl Default for AgentConfig {
             join: None,
             cgroup_parent: "gantry".to_string(),
             bridge: "gantry0".to_string(),
+            local_pool: None,
             runs_server: false,
             reserve_cpu: MilliCpu::ZERO,
             reserve_memory: RESERVE_MEMORY_DEFAULT,
@@ -114,6 +118,9 @@ impl AgentConfig {
         }
         if let Some(name) = self.name.as_ref().filter(|name| name.trim().is_empty()) {
             wrong.push(format!("'{name}' cannot name a node"));
+        }
+        if let Some(pool) = self.local_pool.filter(|pool| pool.size() < LOCAL_POOL_SIZE_MIN) {
+            wrong.push(format!("the pool {pool} has no room for containers"));
         }
         if self.join.as_ref().is_some_and(|join| join.servers.is_empty()) {
             wrong.push("joining needs the address of a server".to_string());

@@ -19,6 +19,7 @@ mod datapath;
 mod descriptor;
 mod disk;
 mod drivers;
+mod engine;
 mod facts;
 mod identity;
 mod limits;
@@ -36,12 +37,13 @@ mod tests;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use gantry_api::v1::engine_server::EngineServer;
 use gantry_api::v1::node_agent_server::NodeAgentServer;
 use gantry_cgroup::Layout;
 use gantry_env::{Env, System};
 use gantry_image::Store;
 use gantry_model::{Class, NodeId, Problem};
-use gantry_network::NodeDatapath;
+use gantry_network::{LocalNetwork, NodeDatapath};
 use gantry_rpc::{Channels, Credentials, ServerPool, WithLimits};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -57,11 +59,16 @@ use crate::drivers::Drivers;
 use crate::drivers::blocking;
 use crate::drivers::containers::Containers;
 use crate::drivers::images::NodeImages;
+use crate::drivers::local_network::LocalBridge;
 use crate::drivers::service_network::ServiceNetwork;
 use crate::drivers::volumes::LocalVolumes;
+use crate::engine::Engine;
+use crate::engine::store::RecordStore;
 use crate::identity::Member;
 use crate::limits::INCOMING;
 use crate::service::NodeService;
+use crate::service::local::LocalSocket;
+use crate::service::registry::Registries;
 use crate::session::{Introduction, Session};
 use crate::shared::Shared;
 
@@ -106,7 +113,12 @@ struct Agent {
     servers: ServerPool,
     introduction: Introduction,
     containers: Containers,
+    engine: Engine,
+    by_hand: Containers,
     images: NodeImages,
+    registries: Registries,
+    builder: Arc<gantry_build::Builder>,
+    socket: LocalSocket,
     shutdown: CancellationToken,
 }
 
@@ -134,12 +146,13 @@ impl Agent {
         };
         let images = NodeImages::new(store, servers.clone(), channels);
         let network = ServiceNetwork::new(datapath(&config)?, shutdown.clone());
+        let volumes = LocalVolumes::new(config.data_dir.clone());
         let shared = Arc::new(Shared {
             drivers: Drivers {
                 runtime: Arc::new(containers.clone()),
                 images: Arc::new(images.clone()),
                 network: Arc::new(network),
-                volumes: Arc::new(LocalVolumes::new(config.data_dir.clone())),
+                volumes: Arc::new(volumes.clone()),
             },
             board: Board::default(),
             disk,
@@ -149,13 +162,33 @@ impl Agent {
         // Weak: the shared state holds the images.
         let peers = Arc::downgrade(&shared);
         images.find_nodes_by(Box::new(move |address| node_at(peers.upgrade()?.as_ref(), address)));
+        containers.adopt_user_ids();
+        let by_hand = containers.beside(config.data_dir.join("containers"));
+        by_hand.adopt_user_ids();
+        let engine = engine(&config, &shared, &by_hand, volumes, &introduction.name, &shutdown).await?;
+        let registries = Registries::new(images.clone(), Arc::new(System), introduction.name.clone())?;
+        let builder = service::build::builder(service::build::Parts {
+            data_dir: &config.data_dir,
+            run_dir: &config.run_dir,
+            containers: &by_hand,
+            images: &images,
+            registries: &registries,
+            engine: &engine,
+        })
+        .await?;
+        let socket = LocalSocket::bind(&config.run_dir)?;
         Ok(Self {
             shared,
             credentials,
             servers,
             introduction,
             containers,
+            engine,
+            by_hand,
             images,
+            registries,
+            builder,
+            socket,
             shutdown,
         })
     }
@@ -174,8 +207,8 @@ impl Agent {
             session.run().await;
             Ok(())
         });
-        self.spawn_service(&mut parts, listener, &scope);
         self.spawn_renewal(&mut parts, &scope);
+        self.spawn_services(&mut parts, listener, &scope);
         let mut outcome = Ok(());
         while let Some(ended) = parts.join_next().await {
             let crashed = |_| Err(Problem::new(Class::Internal, "agent", "a part of it crashed"));
@@ -218,23 +251,37 @@ impl Agent {
         Ok((core, session, datapath))
     }
 
-    fn spawn_service(
-        &self,
+    fn spawn_services(
+        self,
         parts: &mut JoinSet<Result<(), Problem>>,
         listener: TcpListener,
         scope: &CancellationToken,
     ) {
         let service = NodeService {
-            shared: Arc::clone(&self.shared),
-            containers: self.containers.clone(),
-            images: self.images.clone(),
-            node: self.introduction.name.clone(),
+            shared: self.shared,
+            containers: self.containers,
+            engine: self.engine.clone(),
+            by_hand: self.by_hand,
+            images: self.images,
+            registries: self.registries,
+            builder: self.builder,
+            node: self.introduction.name,
             shutdown: scope.clone(),
         };
-        let routes = tonic::service::Routes::new(NodeAgentServer::new(service).with_limits());
-        let (credentials, scope) = (self.credentials.clone(), scope.clone());
+        let mut routes = tonic::service::Routes::builder();
+        routes.add_service(NodeAgentServer::new(service.clone()).with_limits());
+        routes.add_service(EngineServer::new(service.clone()).with_limits());
+        let (routes, credentials) = (routes.routes(), self.credentials);
+        let (own, remote) = (scope.clone(), scope.clone());
+        parts.spawn(self.socket.serve(routes.clone(), own));
         parts.spawn(async move {
-            gantry_rpc::serve(listener, credentials, routes, scope).await;
+            gantry_rpc::serve(listener, credentials, routes, remote).await;
+            Ok(())
+        });
+        let (engine, scope) = (self.engine, scope.clone());
+        parts.spawn(async move {
+            service::tend(&service, &scope).await;
+            engine.finished().await;
             Ok(())
         });
     }
@@ -261,6 +308,40 @@ async fn containers(config: &AgentConfig) -> Result<Containers, Problem> {
     let layout = blocking(Layout::detect).await.map_err(|error| refused(&error))?;
     let replicas = config.data_dir.join("replicas");
     Ok(Containers::new(replicas, shim, layout, config.cgroup_parent.clone()))
+}
+
+/// Containers run by hand, with a network of their own.
+async fn engine(
+    config: &AgentConfig,
+    shared: &Arc<Shared>,
+    by_hand: &Containers,
+    volumes: LocalVolumes,
+    node: &str,
+    shutdown: &CancellationToken,
+) -> Result<Engine, Problem> {
+    let network = gantry_network::LocalConfig {
+        link: format!("{}l", config.bridge),
+        table: format!("{}_local", table_of(&config.bridge)),
+        run_dir: config.run_dir.join("netns-local"),
+        pool: config.local_pool,
+    };
+    let network = LocalNetwork::new(network).map_err(|error| drivers::service_network::problem(&error))?;
+    let machine = engine::Machine {
+        runtime: Arc::new(by_hand.clone()),
+        volumes: Arc::new(volumes.of_containers()),
+        bridge: Arc::new(LocalBridge::new(network, shutdown.clone())),
+        store: RecordStore::open(&config.data_dir)?,
+    };
+    let (shared, env) = (Arc::clone(shared), Arc::new(System));
+    Engine::open(
+        shared,
+        machine,
+        env,
+        node.to_string(),
+        facts::host_name()?,
+        shutdown.clone(),
+    )
+    .await
 }
 
 fn datapath(config: &AgentConfig) -> Result<NodeDatapath, Problem> {

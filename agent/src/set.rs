@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use gantry_model::assignment::{Item, ItemKey, NodeItem, ReplicaItem};
+use gantry_model::assignment::{Item, ItemKey, NodeItem, ReplicaItem, ServiceItem};
 use gantry_model::object::DataRecord;
-use gantry_model::{DataId, NodeId, ReplicaId};
+use gantry_model::{DataId, NodeId, ReplicaId, ServiceId};
 
 /// What the leader sent last.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -147,6 +147,16 @@ impl AssignmentSet {
             Item::Node(_) | Item::Replica(_) | Item::Service(_) | Item::Peer(_) => None,
         });
         data.collect()
+    }
+
+    /// Services that this node can route to.
+    #[must_use]
+    pub fn services(&self) -> BTreeMap<ServiceId, ServiceItem> {
+        let services = self.items.values().filter_map(|item| match item {
+            Item::Service(service) => Some((service.id, service.clone())),
+            Item::Node(_) | Item::Replica(_) | Item::Peer(_) | Item::Data(_) => None,
+        });
+        services.collect()
     }
 
     /// Other nodes by the address of their agent.

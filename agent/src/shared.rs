@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use arc_swap::ArcSwap;
-use gantry_model::assignment::NodeItem;
+use gantry_model::assignment::{NodeItem, ServiceItem};
 use gantry_model::object::DataRecord;
-use gantry_model::{DataId, NodeId};
+use gantry_model::{DataId, NodeId, ServiceId};
 
 use crate::board::Board;
 use crate::clock::Clock;
@@ -35,6 +35,8 @@ pub struct Surroundings {
     pub node: Option<NodeItem>,
     /// Configs and secrets.
     pub data: BTreeMap<DataId, DataRecord>,
+    /// Services that this node can route to.
+    pub services: BTreeMap<ServiceId, ServiceItem>,
     /// Other nodes by the address of their agent.
     pub peers: BTreeMap<SocketAddr, NodeId>,
 }
@@ -46,6 +48,7 @@ impl Surroundings {
         Self {
             node: set.node().cloned(),
             data: set.data(),
+            services: set.services(),
             peers: set.peers(),
         }
     }

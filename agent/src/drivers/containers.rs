@@ -13,9 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use gantry_cgroup::Layout;
-use gantry_lifecycle::{Attempt, Failure, Found};
+use gantry_lifecycle::{Attempt, Found};
 use gantry_model::phase::Exit;
-use gantry_model::{Class, DurationMs, Problem, ReplicaId};
+use gantry_model::spec::{ContainerSpec, Resources};
+use gantry_model::{Class, DurationMs, Problem, ReplicaId, Timestamp};
 use gantry_runtime::{
     DataFile, ExecSpec, ExecStreams, Handle, HandleError, HostFile, ImageDefaults, LaunchError, LaunchInput,
     LogSettings, ResolvedMount, ResolvedMountKind, State,
@@ -23,7 +24,11 @@ use gantry_runtime::{
 use tokio::io::{AsyncRead, AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
 
-use super::{FileKind, Launch, PlacedFile, ReadyMount, ReadySource, Running, Runtime, blocking};
+use super::user_ids::UserRanges;
+use super::{
+    Attached, AttachedOutput, FileKind, Launch, LaunchFailure, LaunchNetwork, PlacedFile, ReadyMount, ReadySource,
+    Running, Runtime, blocking, cdi,
+};
 use crate::descriptor::on_event_loop;
 use crate::limits::PROBE_OUTPUT_MAX;
 
@@ -34,14 +39,22 @@ pub(crate) struct Containers {
 }
 
 struct Inner {
+    /// Folder of their folders.
     replicas: PathBuf,
     shim: PathBuf,
     layout: Layout,
     cgroup_parent: String,
+    user_ids: Arc<UserRanges>,
     handles: Mutex<HashMap<ReplicaId, Arc<Handle>>>,
 }
 
 impl Containers {
+    /// The shim's program, the node's control groups, and the parent of ours, for others that launch.
+    pub(crate) fn launcher(&self) -> (PathBuf, Layout, String) {
+        let inner = &self.inner;
+        (inner.shim.clone(), inner.layout.clone(), inner.cgroup_parent.clone())
+    }
+
     /// Containers below `replicas`, started by the shim, in control groups below `cgroup_parent`.
     pub(crate) fn new(replicas: PathBuf, shim: PathBuf, layout: Layout, cgroup_parent: String) -> Self {
         Self {
@@ -50,9 +63,30 @@ impl Containers {
                 shim,
                 layout,
                 cgroup_parent,
+                user_ids: Arc::default(),
                 handles: Mutex::default(),
             }),
         }
+    }
+
+    /// Others below another folder, with the same shim and control groups.
+    pub(crate) fn beside(&self, folder: PathBuf) -> Self {
+        let inner = &self.inner;
+        Self {
+            inner: Arc::new(Inner {
+                replicas: folder,
+                shim: inner.shim.clone(),
+                layout: inner.layout.clone(),
+                cgroup_parent: inner.cgroup_parent.clone(),
+                user_ids: Arc::clone(&inner.user_ids),
+                handles: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Takes over the ranges of user ids that containers of a former agent have.
+    pub(crate) fn adopt_user_ids(&self) {
+        self.inner.user_ids.adopt(&self.inner.replicas);
     }
 
     /// The container of a replica, running or ended.
@@ -63,6 +97,26 @@ impl Containers {
     /// The file of its output.
     pub(crate) fn log(&self, replica: ReplicaId) -> PathBuf {
         self.inner.log(replica)
+    }
+}
+
+impl Containers {
+    /// Does something with a container, on a thread for it.
+    async fn with<T: Send + 'static>(
+        &self,
+        replica: ReplicaId,
+        act: impl FnOnce(&Handle) -> Result<T, HandleError> + Send + 'static,
+    ) -> Result<T, HandleError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || act(&*inner.open(replica)?)).await
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        replica: ReplicaId,
+        act: impl FnOnce(&Handle) -> Result<T, HandleError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, Problem>> {
+        async move { self.with(replica, act).await.map_err(|error| problem(replica, &error)) }.boxed()
     }
 }
 
@@ -84,12 +138,15 @@ impl Inner {
     }
 
     fn handle(&self, replica: ReplicaId) -> Result<Arc<Handle>, Problem> {
+        self.open(replica).map_err(|error| problem(replica, &error))
+    }
+
+    fn open(&self, replica: ReplicaId) -> Result<Arc<Handle>, HandleError> {
         let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(handle) = handles.get(&replica) {
             return Ok(Arc::clone(handle));
         }
-        let handle = Handle::open(&self.bundle(replica), &self.layout).map_err(|error| problem(replica, &error))?;
-        let handle = Arc::new(handle);
+        let handle = Arc::new(Handle::open(&self.bundle(replica), &self.layout)?);
         handles.insert(replica, Arc::clone(&handle));
         Ok(handle)
     }
@@ -101,9 +158,9 @@ impl Inner {
             .remove(&replica)
     }
 
-    fn launch(&self, launch: &Launch, attempt: Attempt) -> Result<Running, Failure> {
-        let replica = launch.item.id;
-        let refused = |error: LaunchError| failure(&launch.item.name(), error);
+    fn launch(&self, launch: &Launch, attempt: Attempt) -> Result<Running, LaunchFailure> {
+        let replica = launch.id;
+        let refused = |error: LaunchError| failure(&launch.name, error);
         self.drop_handle(replica);
         let io = |act, path: &PathBuf, source| {
             refused(LaunchError::Io {
@@ -116,7 +173,17 @@ impl Inner {
         let folder = self.folder(replica).join("log");
         fs::create_dir_all(&folder).map_err(|error| io("make", &folder, error))?;
         let image = image_defaults(launch);
-        let plan = gantry_runtime::prepare(&self.input(launch, &image, log), &self.layout).map_err(refused)?;
+        let user_ids = self
+            .user_ids
+            .of(launch.container.userns, &self.folder(replica))
+            .map_err(|source| io("keep the user ids of", &self.folder(replica), source))?;
+        let invalid = |problem| refused(LaunchError::Invalid(problem));
+        let devices = cdi::resolve(&launch.container.cdi_devices).map_err(invalid)?;
+        let container = devices.environment(&launch.container);
+        let mut input = self.input(launch, &container, &image, log);
+        input.options.user_ids = user_ids;
+        devices.add_to(&mut input);
+        let plan = gantry_runtime::prepare(&input, &self.layout).map_err(refused)?;
         // After the records of the last start are gone, before those of this one appear.
         let marker = self.attempt_file(replica);
         fs::write(&marker, attempt.to_string()).map_err(|error| io("write", &marker, error))?;
@@ -127,26 +194,33 @@ impl Inner {
         })
     }
 
-    fn input<'a>(&self, launch: &'a Launch, image: &'a ImageDefaults, log: PathBuf) -> LaunchInput<'a> {
+    fn input<'a>(
+        &self,
+        launch: &'a Launch,
+        container: &'a ContainerSpec,
+        image: &'a ImageDefaults,
+        log: PathBuf,
+    ) -> LaunchInput<'a> {
         let (data, host): (Vec<_>, Vec<_>) = launch.files.iter().partition(|file| file.kind == FileKind::Data);
         LaunchInput {
-            id: launch.item.id.to_string(),
-            bundle: self.bundle(launch.item.id),
+            id: launch.id.to_string(),
+            bundle: self.bundle(launch.id),
             layers: launch.image.layers.clone(),
-            container: &launch.container,
+            container,
             image,
-            resources: &launch.item.spec.resources,
+            resources: &launch.resources,
             hostname: launch.hostname.clone(),
             network: match &launch.network {
-                Some(path) => gantry_runtime::Network::Path(path.clone()),
-                None => gantry_runtime::Network::Empty,
+                LaunchNetwork::Path(path) => gantry_runtime::Network::Path(path.clone()),
+                LaunchNetwork::Empty => gantry_runtime::Network::Empty,
+                LaunchNetwork::Host => gantry_runtime::Network::Host,
             },
             mounts: launch.mounts.iter().map(resolved).collect(),
             host_files: host.into_iter().map(host_file).collect(),
             data_files: data.into_iter().map(data_file).collect(),
             cgroup_parent: self.cgroup_parent.clone(),
             log: LogSettings::at(log),
-            options: gantry_runtime::LaunchOptions::default(),
+            options: launch.options.clone(),
         }
     }
 
@@ -170,14 +244,20 @@ impl Inner {
                     .insert(replica, handle);
                 Ok(Found::Running { pid, started_at })
             }
+            // Held by an agent that ended before it let it go.
+            State::Created { .. } => {
+                handle.kill_all().map_err(|error| problem(replica, &error))?;
+                Ok(Found::Nothing)
+            }
             State::Exited(exit) if marked == attempt.to_string() => Ok(Found::Exited(exit)),
             // Replicas are never held.
-            State::Exited(_) | State::Created { .. } => Ok(Found::Nothing),
+            State::Exited(_) => Ok(Found::Nothing),
         }
     }
 
     fn release(&self, replica: ReplicaId) -> Result<(), Problem> {
         self.drop_handle(replica);
+        self.user_ids.release(&self.folder(replica));
         match Handle::open(&self.bundle(replica), &self.layout) {
             Ok(handle) => handle.delete().map_err(|error| problem(replica, &error)),
             Err(HandleError::NotFound { path }) => match fs::remove_dir_all(&path) {
@@ -209,7 +289,8 @@ pub(crate) fn problem(replica: ReplicaId, error: &HandleError) -> Problem {
 }
 
 /// What the spec or the image ask for in vain will not be there on a second try; what the machine refuses may.
-fn failure(name: &str, error: LaunchError) -> Failure {
+fn failure(name: &str, error: LaunchError) -> LaunchFailure {
+    let exit_code = error.exit_code();
     let retryable = match &error {
         LaunchError::Invalid(_) => false,
         LaunchError::Step(step) => !matches!(step.exit_code(), 126 | 127),
@@ -223,7 +304,24 @@ fn failure(name: &str, error: LaunchError) -> Failure {
     } else {
         format!("{} ({})", problem.reason, problem.remedy)
     };
-    Failure { reason, retryable }
+    LaunchFailure {
+        reason,
+        retryable,
+        exit_code,
+    }
+}
+
+/// A container that was held, and could not execute its program.
+fn start_failure(error: &HandleError) -> LaunchFailure {
+    let exit_code = match error {
+        HandleError::Refused(failure) => failure.exit_code(),
+        _ => 125,
+    };
+    LaunchFailure {
+        reason: error.to_string(),
+        retryable: false,
+        exit_code,
+    }
 }
 
 fn image_defaults(launch: &Launch) -> ImageDefaults {
@@ -280,9 +378,46 @@ fn data_file(file: &PlacedFile) -> DataFile {
 }
 
 impl Runtime for Containers {
-    fn launch(&self, launch: Arc<Launch>, attempt: Attempt) -> BoxFuture<'_, Result<Running, Failure>> {
+    fn launch(&self, launch: Arc<Launch>, attempt: Attempt) -> BoxFuture<'_, Result<Running, LaunchFailure>> {
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.launch(&launch, attempt)).boxed()
+    }
+
+    fn proceed(&self, replica: ReplicaId) -> BoxFuture<'_, Result<Timestamp, LaunchFailure>> {
+        self.with(replica, |handle| handle.start())
+            .map(move |started| started.map_err(|error| start_failure(&error)))
+            .boxed()
+    }
+
+    fn attach(&self, replica: ReplicaId, stdin: bool) -> BoxFuture<'_, Result<Attached, Problem>> {
+        let attach = move |handle: &Handle| -> Result<Attached, HandleError> {
+            let output = match handle.attach()? {
+                gantry_runtime::Attached::Terminal(terminal) => AttachedOutput::Terminal(terminal),
+                gantry_runtime::Attached::Pipes { stdout, stderr } => AttachedOutput::Pipes { stdout, stderr },
+            };
+            let stdin = if stdin { Some(handle.stdin()?) } else { None };
+            Ok(Attached { stdin, output })
+        };
+        self.ask(replica, attach)
+    }
+
+    fn close_stdin(&self, replica: ReplicaId) -> BoxFuture<'_, Result<(), Problem>> {
+        self.ask(replica, Handle::close_stdin)
+    }
+
+    fn resize(&self, replica: ReplicaId, rows: u16, columns: u16) -> BoxFuture<'_, Result<(), Problem>> {
+        self.ask(replica, move |handle| handle.resize(rows, columns))
+    }
+
+    fn freeze(&self, replica: ReplicaId, frozen: bool) -> BoxFuture<'_, Result<(), Problem>> {
+        self.ask(
+            replica,
+            move |handle| if frozen { handle.pause() } else { handle.resume() },
+        )
+    }
+
+    fn limit(&self, replica: ReplicaId, resources: Resources) -> BoxFuture<'_, Result<(), Problem>> {
+        self.ask(replica, move |handle| handle.update(&resources))
     }
 
     fn find(&self, replica: ReplicaId, attempt: Attempt) -> BoxFuture<'_, Result<Found, Problem>> {

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use gantry_api::v1::node_agent_client::NodeAgentClient;
 use gantry_api::v1::session_client::SessionClient;
-use gantry_api::v1::{self, GetBlobRequest, LocateImageRequest};
+use gantry_api::v1::{self, GetBlobRequest, LocateImageRequest, RecordImagesRequest};
 use gantry_image::{Descriptor, ImageError, ImageInfo, Store};
 use gantry_lifecycle::Failure;
 use gantry_model::spec::ContainerSpec;
@@ -77,6 +77,19 @@ impl NodeImages {
         });
     }
 
+    /// Tells the cluster of images that came, and of names that mean nothing any more. Without a server it is told by the
+    /// inventory of the next session, names left out.
+    pub(crate) async fn record(&self, images: Vec<v1::ImageInfo>, untagged: Vec<String>) {
+        let request = RecordImagesRequest { images, untagged };
+        let recorded = self.servers.call(Repeat::Harmless, |channel| {
+            let request = request.clone();
+            async move { SessionClient::new(channel).with_limits().record_images(request).await }
+        });
+        if let Err(problem) = recorded.await {
+            tracing::warn!(%problem, "the cluster was not told of images of this node");
+        }
+    }
+
     async fn ready(&self, container: &ContainerSpec) -> Result<ReadyImage, Failure> {
         let reference = &container.image;
         let digest = match &container.image_digest {
@@ -93,6 +106,7 @@ impl NodeImages {
         let store = Arc::clone(&self.store);
         let ready = blocking(move || -> Result<ReadyImage, ImageError> {
             Ok(ReadyImage {
+                digest,
                 layers: store.unpack(digest)?,
                 config: store.config(digest)?,
             })

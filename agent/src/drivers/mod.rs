@@ -3,23 +3,29 @@
 //! Every operation may be repeated: a worker that was interrupted, or an agent that was started anew, asks again, and what is
 //! there already is kept.
 
+pub(crate) mod cdi;
 pub(crate) mod containers;
 pub(crate) mod images;
+pub(crate) mod local_network;
 pub(crate) mod service_network;
+mod user_ids;
 pub(crate) mod volumes;
 
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use gantry_image::ImageConfig;
 use gantry_lifecycle::{Attempt, Failure, Found};
-use gantry_model::assignment::ReplicaItem;
+use gantry_model::net::Ipv4Net;
 use gantry_model::phase::Exit;
-use gantry_model::spec::{ContainerSpec, Mount, Propagation};
-use gantry_model::{ByteSize, DurationMs, Problem, ReplicaId};
+use gantry_model::spec::{ContainerSpec, Mount, Propagation, Resources};
+use gantry_model::{ByteSize, Digest, DurationMs, Name, Problem, ReplicaId, Timestamp};
 use gantry_netplan::Plan;
+use gantry_network::{LocalAttachment, LocalPort};
+use gantry_runtime::LaunchOptions;
 
 /// All of them.
 #[derive(Clone)]
@@ -37,6 +43,8 @@ pub struct Drivers {
 /// An image that is ready to be run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadyImage {
+    /// Digest of its manifest.
+    pub digest: Digest,
     /// Its configuration.
     pub config: ImageConfig,
     /// Folders of its layers, topmost first.
@@ -116,20 +124,66 @@ impl std::fmt::Debug for PlacedFile {
 /// Everything a container is started from.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// The replica; its spec still has templates in it.
-    pub item: Arc<ReplicaItem>,
+    /// The replica, or the container that is run by hand.
+    pub id: ReplicaId,
+    /// Its name for people.
+    pub name: String,
     /// Its container with templates expanded.
     pub container: ContainerSpec,
+    /// What it may use.
+    pub resources: Resources,
     /// Its image.
     pub image: ReadyImage,
     /// Host name inside.
     pub hostname: String,
-    /// File of its network namespace; none for a network with nothing but a loopback.
-    pub network: Option<PathBuf>,
+    /// Where its network is.
+    pub network: LaunchNetwork,
     /// Mounts.
     pub mounts: Vec<ReadyMount>,
     /// Name resolution, configs and secrets.
     pub files: Vec<PlacedFile>,
+    /// What only some containers need.
+    pub options: LaunchOptions,
+}
+
+/// Where the network of a container is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaunchNetwork {
+    /// A namespace with nothing but a loopback.
+    Empty,
+    /// The namespace behind this file.
+    Path(PathBuf),
+    /// The node's.
+    Host,
+}
+
+/// A container that could not be started; nothing of it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchFailure {
+    /// In words for the user.
+    pub reason: String,
+    /// Whether trying again here may help.
+    pub retryable: bool,
+    /// What a shell would report: 127 for a program that is not there, 126 for one that cannot be run, else 125.
+    pub exit_code: i32,
+}
+
+impl From<LaunchFailure> for Failure {
+    fn from(failure: LaunchFailure) -> Self {
+        Self {
+            reason: failure.reason,
+            retryable: failure.retryable,
+        }
+    }
+}
+
+/// Whose volumes are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeOwner {
+    /// The replica, or the container that is run by hand.
+    pub id: ReplicaId,
+    /// Namespace of its named volumes; none where names mean themselves.
+    pub namespace: Option<Name>,
 }
 
 /// A container that was started.
@@ -138,13 +192,54 @@ pub struct Running {
     /// Its first process.
     pub pid: u32,
     /// When.
-    pub started_at: gantry_model::Timestamp,
+    pub started_at: Timestamp,
+}
+
+/// The streams of a container that somebody watches.
+#[derive(Debug)]
+pub struct Attached {
+    /// Writes to its standard input or terminal; none when it has neither.
+    pub stdin: Option<OwnedFd>,
+    /// What it prints from now on.
+    pub output: AttachedOutput,
+}
+
+/// What a container prints.
+#[derive(Debug)]
+pub enum AttachedOutput {
+    /// Through a terminal.
+    Terminal(OwnedFd),
+    /// Apart.
+    Pipes {
+        /// Standard output.
+        stdout: OwnedFd,
+        /// Standard error.
+        stderr: OwnedFd,
+    },
 }
 
 /// Runs containers; one at a time for each replica.
 pub trait Runtime: Send + Sync + 'static {
     /// Starts the container; done when its program runs.
-    fn launch(&self, launch: Arc<Launch>, attempt: Attempt) -> BoxFuture<'_, Result<Running, Failure>>;
+    fn launch(&self, launch: Arc<Launch>, attempt: Attempt) -> BoxFuture<'_, Result<Running, LaunchFailure>>;
+
+    /// Lets a container that was launched held execute its program.
+    fn proceed(&self, replica: ReplicaId) -> BoxFuture<'_, Result<Timestamp, LaunchFailure>>;
+
+    /// Copies of what it prints from now on, and a way to its standard input if it has one.
+    fn attach(&self, replica: ReplicaId, stdin: bool) -> BoxFuture<'_, Result<Attached, Problem>>;
+
+    /// Ends its standard input once nobody holds it any more.
+    fn close_stdin(&self, replica: ReplicaId) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Sets the size of its terminal.
+    fn resize(&self, replica: ReplicaId, rows: u16, columns: u16) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Freezes or thaws it.
+    fn freeze(&self, replica: ReplicaId, frozen: bool) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Changes its limits while it runs.
+    fn limit(&self, replica: ReplicaId, resources: Resources) -> BoxFuture<'_, Result<(), Problem>>;
 
     /// Looks for the container of that start.
     fn find(&self, replica: ReplicaId, attempt: Attempt) -> BoxFuture<'_, Result<Found, Problem>>;
@@ -200,13 +295,46 @@ pub trait Volumes: Send + Sync + 'static {
     /// Makes the sources of mounts ready, and an anonymous volume for each of the image's folders that no mount covers.
     fn ensure<'a>(
         &'a self,
-        item: &'a ReplicaItem,
+        owner: &'a VolumeOwner,
         mounts: &'a [Mount],
         image: &'a ImageConfig,
     ) -> BoxFuture<'a, Result<Vec<ReadyMount>, Failure>>;
 
     /// Removes the replica's anonymous volumes.
     fn remove(&self, replica: ReplicaId) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Makes them named ones, which outlive it.
+    fn keep(&self, replica: ReplicaId) -> BoxFuture<'_, Result<(), Problem>>;
+}
+
+/// The network of containers run by hand. `avoid` are pools that its own must not overlap.
+pub trait Bridge: Send + Sync + 'static {
+    /// Takes over a container of a former agent, before anything else is done.
+    fn adopt(&self, container: ReplicaId, address: Ipv4Addr, ports: Vec<LocalPort>);
+
+    /// Makes what all containers share, unless it is there.
+    fn ready(&self, avoid: Vec<Ipv4Net>) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Makes it anew, whatever others did to it.
+    fn heal(&self) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Gives a container a namespace and an address.
+    fn attach(&self, container: ReplicaId, avoid: Vec<Ipv4Net>) -> BoxFuture<'_, Result<LocalAttachment, Problem>>;
+
+    /// Runs a name server at the gateway, for nodes whose own are reached by the node alone.
+    fn serve_names(&self, avoid: Vec<Ipv4Net>) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Takes them back. None there is fine.
+    fn detach(&self, container: ReplicaId) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Makes ports of the node lead to containers.
+    fn publish(&self, ports: Vec<LocalPort>, avoid: Vec<Ipv4Net>) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Takes ports back.
+    fn withdraw(&self, ports: Vec<LocalPort>) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Containers that have a namespace.
+    fn attached(&self) -> BoxFuture<'_, Result<Vec<ReplicaId>, Problem>>;
 }
 
 /// Runs a blocking operation on a thread for it.

@@ -11,16 +11,17 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use gantry_image::ImageConfig;
 use gantry_lifecycle::Failure;
-use gantry_model::assignment::ReplicaItem;
 use gantry_model::spec::{Mount, MountKind};
 use gantry_model::{Class, Problem, ReplicaId};
 
-use super::{ReadyMount, ReadySource, Volumes, blocking};
+use super::{ReadyMount, ReadySource, VolumeOwner, Volumes, blocking};
 
 /// See the module.
 #[derive(Clone)]
 pub(crate) struct LocalVolumes {
     data_dir: Arc<PathBuf>,
+    /// Folder of those who own anonymous volumes.
+    owners: &'static str,
 }
 
 impl LocalVolumes {
@@ -28,16 +29,45 @@ impl LocalVolumes {
     pub(crate) fn new(data_dir: PathBuf) -> Self {
         Self {
             data_dir: Arc::new(data_dir),
+            owners: "replicas",
         }
     }
 
-    fn anonymous(&self, replica: ReplicaId) -> PathBuf {
-        self.data_dir.join("replicas").join(replica.to_string()).join("volumes")
+    /// The same named volumes, with anonymous ones of containers run by hand.
+    pub(crate) fn of_containers(&self) -> Self {
+        Self {
+            data_dir: Arc::clone(&self.data_dir),
+            owners: "containers",
+        }
+    }
+
+    fn anonymous(&self, owner: ReplicaId) -> PathBuf {
+        self.data_dir.join(self.owners).join(owner.to_string()).join("volumes")
+    }
+
+    /// Makes an owner's anonymous volumes named ones, so that they outlive it. None there is fine.
+    fn keep_anonymous(&self, owner: ReplicaId) -> Result<(), Problem> {
+        let folder = self.anonymous(owner);
+        let kept = self.data_dir.join("volumes");
+        let moved = || -> io::Result<()> {
+            for (index, entry) in fs::read_dir(&folder)?.enumerate() {
+                fs::create_dir_all(&kept)?;
+                fs::rename(entry?.path(), kept.join(format!("{owner}-{index}")))?;
+            }
+            Ok(())
+        };
+        match moved() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let reason = format!("cannot keep its anonymous volumes {}: {error}", folder.display());
+                Err(Problem::new(Class::Internal, format!("container {owner}"), reason))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn ready(
         &self,
-        item: &ReplicaItem,
+        owner: &VolumeOwner,
         mounts: &[Mount],
         image_volumes: &BTreeSet<String>,
     ) -> Result<Vec<ReadyMount>, Failure> {
@@ -46,7 +76,7 @@ impl LocalVolumes {
             ready.push(ReadyMount {
                 target: mount.target.clone(),
                 read_only: mount.read_only,
-                source: self.source(item, mount)?,
+                source: self.source(owner, mount)?,
             });
         }
         let covered: BTreeSet<PathBuf> = mounts.iter().map(|mount| plain(&mount.target)).collect();
@@ -55,7 +85,7 @@ impl LocalVolumes {
                 target: target.clone(),
                 read_only: false,
                 source: ReadySource::Volume {
-                    path: self.make_anonymous(item.id, target)?,
+                    path: self.make_anonymous(owner.id, target)?,
                     no_copy: false,
                 },
             });
@@ -63,7 +93,7 @@ impl LocalVolumes {
         Ok(ready)
     }
 
-    fn source(&self, item: &ReplicaItem, mount: &Mount) -> Result<ReadySource, Failure> {
+    fn source(&self, owner: &VolumeOwner, mount: &Mount) -> Result<ReadySource, Failure> {
         match &mount.kind {
             MountKind::Bind {
                 source,
@@ -81,12 +111,15 @@ impl LocalVolumes {
             } => {
                 let node_name = match (node_name, name) {
                     (Some(node_name), _) => Some(node_name.clone()),
-                    (None, Some(name)) => Some(format!("{}_{name}", item.namespace)),
+                    (None, Some(name)) => Some(match &owner.namespace {
+                        Some(namespace) => format!("{namespace}_{name}"),
+                        None => name.to_string(),
+                    }),
                     (None, None) => None,
                 };
                 let root = match &node_name {
                     Some(node_name) => self.make_named(node_name)?,
-                    None => self.make_anonymous(item.id, &mount.target)?,
+                    None => self.make_anonymous(owner.id, &mount.target)?,
                 };
                 let path = match subpath {
                     Some(subpath) => below(&root, subpath)?,
@@ -189,12 +222,12 @@ fn below(root: &Path, subpath: &str) -> Result<PathBuf, Failure> {
 impl Volumes for LocalVolumes {
     fn ensure<'a>(
         &'a self,
-        item: &'a ReplicaItem,
+        owner: &'a VolumeOwner,
         mounts: &'a [Mount],
         image: &'a ImageConfig,
     ) -> BoxFuture<'a, Result<Vec<ReadyMount>, Failure>> {
-        let (own, item, mounts, volumes) = (self.clone(), item.clone(), mounts.to_vec(), image.volumes.clone());
-        blocking(move || own.ready(&item, &mounts, &volumes)).boxed()
+        let (own, owner, mounts, volumes) = (self.clone(), owner.clone(), mounts.to_vec(), image.volumes.clone());
+        blocking(move || own.ready(&owner, &mounts, &volumes)).boxed()
     }
 
     fn remove(&self, replica: ReplicaId) -> BoxFuture<'_, Result<(), Problem>> {
@@ -208,12 +241,16 @@ impl Volumes for LocalVolumes {
         })
         .boxed()
     }
+
+    fn keep(&self, replica: ReplicaId) -> BoxFuture<'_, Result<(), Problem>> {
+        let own = self.clone();
+        blocking(move || own.keep_anonymous(replica)).boxed()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
     use gantry_model::spec::Propagation;
 
     fn mount(kind: MountKind) -> Mount {
@@ -233,6 +270,13 @@ mod tests {
         })
     }
 
+    fn owner() -> VolumeOwner {
+        VolumeOwner {
+            id: ReplicaId(1),
+            namespace: Some("shop".parse().expect("a name")),
+        }
+    }
+
     fn bind_of(source: &Path, create_host_path: bool) -> Mount {
         mount(MountKind::Bind {
             source: source.display().to_string(),
@@ -245,9 +289,11 @@ mod tests {
     fn named_volumes_are_the_nodes_and_anonymous_ones_the_replicas() {
         let folder = tempfile::tempdir().expect("a folder");
         let volumes = LocalVolumes::new(folder.path().to_path_buf());
-        let item = testing::replica(1);
+        let owner = owner();
         let image = BTreeSet::from(["/data".to_string(), "/var/cache".to_string()]);
-        let ready = volumes.ready(&item, &[volume(Some("db"), None)], &image).expect("made");
+        let ready = volumes
+            .ready(&owner, &[volume(Some("db"), None)], &image)
+            .expect("made");
         let paths: Vec<_> = ready
             .iter()
             .map(|mount| match &mount.source {
@@ -255,14 +301,14 @@ mod tests {
                 other => panic!("{other:?}"),
             })
             .collect();
-        let anonymous = format!("replicas/{}/volumes/@var@cache/_data", item.id);
+        let anonymous = format!("replicas/{}/volumes/@var@cache/_data", owner.id);
         assert_eq!(
             paths,
             [PathBuf::from("volumes/shop_db/_data"), PathBuf::from(anonymous)]
         );
         assert!(paths.iter().all(|path| folder.path().join(path).is_dir()));
         let again = volumes
-            .ready(&item, &[volume(Some("db"), None)], &image)
+            .ready(&owner, &[volume(Some("db"), None)], &image)
             .expect("found again");
         assert_eq!(again, ready);
     }
@@ -271,17 +317,17 @@ mod tests {
     fn a_missing_bind_source_is_made_only_when_asked_for() {
         let folder = tempfile::tempdir().expect("a folder");
         let volumes = LocalVolumes::new(folder.path().to_path_buf());
-        let item = testing::replica(1);
+        let owner = owner();
         let source = folder.path().join("host/deep");
         let failure = volumes
-            .ready(&item, &[bind_of(&source, false)], &BTreeSet::new())
+            .ready(&owner, &[bind_of(&source, false)], &BTreeSet::new())
             .expect_err("missing");
         assert!(
             !failure.retryable && failure.reason.contains("does not exist"),
             "{failure:?}"
         );
         volumes
-            .ready(&item, &[bind_of(&source, true)], &BTreeSet::new())
+            .ready(&owner, &[bind_of(&source, true)], &BTreeSet::new())
             .expect("made");
         assert!(source.is_dir());
     }
@@ -290,17 +336,17 @@ mod tests {
     fn a_subpath_cannot_leave_its_volume() {
         let folder = tempfile::tempdir().expect("a folder");
         let volumes = LocalVolumes::new(folder.path().to_path_buf());
-        let item = testing::replica(1);
+        let owner = owner();
         let root = folder.path().join("volumes/shop_db/_data");
         fs::create_dir_all(root.join("inside")).expect("made");
         std::os::unix::fs::symlink("/etc", root.join("link")).expect("made");
         assert!(
             volumes
-                .ready(&item, &[volume(Some("db"), Some("inside"))], &BTreeSet::new())
+                .ready(&owner, &[volume(Some("db"), Some("inside"))], &BTreeSet::new())
                 .is_ok()
         );
         for subpath in ["link", "../x", "/etc", "absent"] {
-            let failure = volumes.ready(&item, &[volume(Some("db"), Some(subpath))], &BTreeSet::new());
+            let failure = volumes.ready(&owner, &[volume(Some("db"), Some(subpath))], &BTreeSet::new());
             assert!(failure.is_err(), "{subpath}");
         }
     }

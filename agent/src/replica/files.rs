@@ -63,7 +63,9 @@ pub fn resolution(container: &ContainerSpec, place: Place<'_>) -> Vec<PlacedFile
     ]
 }
 
-fn hosts(container: &ContainerSpec, place: Place<'_>) -> String {
+/// The text of `/etc/hosts`.
+#[must_use]
+pub fn hosts(container: &ContainerSpec, place: Place<'_>) -> String {
     // The lines that Docker writes (libnetwork, etchosts.go).
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n\

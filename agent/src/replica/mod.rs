@@ -5,4 +5,4 @@ mod prepare;
 pub(crate) mod template;
 mod worker;
 
-pub(crate) use worker::{Command, Ended, Worker};
+pub(crate) use worker::{Command, Ended, Worker, probe_command};

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use gantry_lifecycle::Failure;
 use gantry_model::assignment::{NodeItem, ReplicaItem};
 use gantry_model::spec::ContainerSpec;
+use gantry_runtime::LaunchOptions;
 
 use super::files::{self, DataError, Place};
 use super::template::Values;
-use crate::drivers::{Launch, PlacedFile};
+use crate::drivers::{Launch, LaunchNetwork, PlacedFile, VolumeOwner};
 use crate::facts::architecture;
 use crate::shared::Shared;
 
@@ -17,22 +18,29 @@ pub(crate) async fn prepare(shared: &Shared, item: Arc<ReplicaItem>) -> Result<L
     let node = node(shared)?;
     let container = expand(&item, &node)?;
     let image = shared.drivers.images.ensure(&container).await?;
+    let owner = VolumeOwner {
+        id: item.id,
+        namespace: Some(item.namespace.clone()),
+    };
     let mounts = shared
         .drivers
         .volumes
-        .ensure(&item, &container.mounts, &image.config)
+        .ensure(&owner, &container.mounts, &image.config)
         .await?;
     let network = attach(shared, &item).await?;
     let hostname = container.hostname.clone().unwrap_or_else(|| item.id.to_string());
     let files = files(shared, &item, &container, &node, &hostname)?;
     Ok(Launch {
-        item,
+        id: item.id,
+        name: item.name(),
+        resources: item.spec.resources.clone(),
         container,
         image,
         hostname,
         network,
         mounts,
         files,
+        options: LaunchOptions::default(),
     })
 }
 
@@ -57,12 +65,12 @@ fn expand(item: &ReplicaItem, node: &NodeItem) -> Result<ContainerSpec, Failure>
 }
 
 /// A replica without networks (`network_mode: none`) gets none of ours.
-async fn attach(shared: &Shared, item: &ReplicaItem) -> Result<Option<std::path::PathBuf>, Failure> {
+async fn attach(shared: &Shared, item: &ReplicaItem) -> Result<LaunchNetwork, Failure> {
     if item.spec.networks.is_empty() {
-        return Ok(None);
+        return Ok(LaunchNetwork::Empty);
     }
     let attached = shared.drivers.network.attach(item.id, item.address).await;
-    attached.map(Some).map_err(|problem| Failure {
+    attached.map(LaunchNetwork::Path).map_err(|problem| Failure {
         reason: format!("its network: {problem}"),
         retryable: true,
     })

@@ -286,7 +286,10 @@ impl Worker {
                     pid: running.pid,
                     at: running.started_at,
                 },
-                Err(failure) => Event::StartFailed { attempt, failure },
+                Err(failure) => Event::StartFailed {
+                    attempt,
+                    failure: failure.into(),
+                },
             })
         });
     }
@@ -462,7 +465,7 @@ async fn remove(shared: &Shared, id: ReplicaId) -> Result<(), Problem> {
 }
 
 /// A line runs in the image's shell, as in Docker.
-fn probe_command(test: &HealthTest, shell: Vec<String>) -> Vec<String> {
+pub(crate) fn probe_command(test: &HealthTest, shell: Vec<String>) -> Vec<String> {
     match test {
         HealthTest::Disabled => Vec::new(),
         HealthTest::Exec(command) => command.clone(),

@@ -4,17 +4,15 @@
 //! goes away, the command is killed with everything it started.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use gantry_api::v1::{ExecInput, ExecOutput, ExecStart, TerminalSize, exec_input, exec_output};
 use gantry_model::{Class, Problem, ReplicaId};
 use gantry_rpc::status::{from_problem, to_problem};
 use gantry_runtime::{ExecSpec, ExecStreams, Handle, HandleError};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::io::Interest;
@@ -24,8 +22,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use super::streams::{self, Output, Stream, asynchronous, dimensions, write_all};
 use super::{Answers, NodeService, STREAM_WAITING};
-use crate::descriptor::on_event_loop;
 use crate::drivers::blocking;
 use crate::drivers::containers::problem;
 
@@ -33,8 +31,6 @@ use crate::drivers::containers::problem;
 const CANCEL_CHECK: Duration = Duration::from_millis(200);
 /// Output that is still in the pipes when the command has ended; a child of it that lives on keeps them open for ever.
 const DRAIN: Duration = Duration::from_millis(500);
-/// Bytes read from a stream at once.
-const READ_BYTES: usize = 32 * 1024;
 
 /// Starts the command that the first message names.
 pub(super) async fn open(
@@ -45,8 +41,8 @@ pub(super) async fn open(
     let Some(exec_input::Input::Start(start)) = first.and_then(|first| first.input) else {
         return Err(Problem::new(Class::Invalid, "exec", "does not begin with a start"));
     };
-    let id = service.record(&start.replica).await?.item.id;
-    let containers = service.containers.clone();
+    let target = service.target(&start.replica).await?;
+    let (id, containers) = (target.id, target.containers);
     let handle = blocking(move || containers.handle(id))
         .await
         .map_err(|problem| Problem {
@@ -214,14 +210,6 @@ async fn serve(
     drop(sender.send(last).await);
 }
 
-type Stream = Arc<AsyncFd<OwnedFd>>;
-
-#[derive(Clone, Copy)]
-enum Output {
-    Stdout,
-    Stderr,
-}
-
 type Split = (Option<Stream>, Vec<(Output, Stream)>);
 
 fn split(streams: ExecStreams) -> io::Result<Split> {
@@ -241,37 +229,25 @@ fn split(streams: ExecStreams) -> io::Result<Split> {
     }
 }
 
-fn asynchronous(fd: OwnedFd, interest: Interest) -> io::Result<Stream> {
-    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
-    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    on_event_loop(fd, interest).map(Arc::new)
-}
-
 fn resize(terminal: Option<&AsyncFd<OwnedFd>>, size: Option<TerminalSize>) {
     if let (Some(terminal), Some(size)) = (terminal, size) {
-        let dimension = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+        let (rows, columns) = dimensions(size);
         // A terminal whose command has ended needs no size.
-        let _ = gantry_sys::terminal::resize(terminal.get_ref(), dimension(size.rows), dimension(size.columns));
+        let _ = gantry_sys::terminal::resize(terminal.get_ref(), rows, columns);
     }
 }
 
 /// Passes on what the command prints, until the stream's end.
 async fn pump(output: Output, fd: Stream, sender: mpsc::Sender<Result<ExecOutput, Status>>) {
-    let mut buffer = vec![0; READ_BYTES];
-    // A terminal whose last process has ended answers with an error.
-    while let Ok(length @ 1..) = fd
-        .async_io(Interest::READABLE, |fd| Ok(nix::unistd::read(fd, &mut buffer)?))
-        .await
-    {
-        let data = Bytes::copy_from_slice(&buffer[..length]);
+    let hand_on = |data| {
         let output = match output {
             Output::Stdout => exec_output::Output::Stdout(data),
             Output::Stderr => exec_output::Output::Stderr(data),
         };
-        if sender.send(Ok(ExecOutput { output: Some(output) })).await.is_err() {
-            return;
-        }
-    }
+        let sender = sender.clone();
+        async move { sender.send(Ok(ExecOutput { output: Some(output) })).await.is_ok() }
+    };
+    streams::pump(fd, hand_on).await;
 }
 
 /// How the caller's messages ended.
@@ -308,16 +284,6 @@ async fn feed(
             Some(exec_input::Input::Start(_)) | None => {}
         }
     }
-}
-
-async fn write_all(fd: &AsyncFd<OwnedFd>, mut data: &[u8]) -> io::Result<()> {
-    while !data.is_empty() {
-        let written = fd
-            .async_io(Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, data)?))
-            .await?;
-        data = &data[written..];
-    }
-    Ok(())
 }
 
 fn send_signal(pid: u32, number: i32) {

@@ -102,7 +102,9 @@ pub(super) fn export(service: &NodeService, request: ExportImageRequest) -> Resu
 }
 
 /// A stream of what a thread writes.
-fn send_bytes(write: impl FnOnce(&mut ChunkWriter) -> Result<(), Problem> + Send + 'static) -> Answers<Chunk> {
+pub(super) fn send_bytes(
+    write: impl FnOnce(&mut ChunkWriter) -> Result<(), Problem> + Send + 'static,
+) -> Answers<Chunk> {
     let (sender, answers) = mpsc::channel(STREAM_WAITING);
     tokio::task::spawn_blocking(move || {
         let mut sink = ChunkWriter {
@@ -118,7 +120,7 @@ fn send_bytes(write: impl FnOnce(&mut ChunkWriter) -> Result<(), Problem> + Send
     ReceiverStream::new(answers)
 }
 
-struct ChunkWriter {
+pub(super) struct ChunkWriter {
     sender: mpsc::Sender<Result<Chunk, Status>>,
     buffer: Vec<u8>,
 }
@@ -222,7 +224,7 @@ fn options(json: &[u8]) -> Result<ImportOptions, Problem> {
     Ok(options.into())
 }
 
-fn imported(info: &ImageInfo) -> ImportedImage {
+pub(super) fn imported(info: &ImageInfo) -> ImportedImage {
     let info = wire_info(info);
     ImportedImage {
         digest: info.digest,
@@ -237,9 +239,11 @@ fn imported(info: &ImageInfo) -> ImportedImage {
 /// Removes an image, but never one that a replica of this node may still need.
 pub(super) async fn remove(service: &NodeService, request: RemoveImageRequest) -> Result<RemoveImageReply, Problem> {
     let (shared, store) = (Arc::clone(&service.shared), Arc::clone(service.images.store()));
+    let containers = service.engine.images();
     let removed = blocking(move || -> Result<_, Problem> {
         let selector = store.find(&request.image)?;
-        Ok(store.remove(&selector, &in_use(&shared, &store)?)?)
+        let used = in_use(&shared, &store)?.into_iter().chain(containers).collect();
+        Ok(store.remove(&selector, &used)?)
     });
     let removed = removed.await?;
     service.images.refresh();
@@ -249,7 +253,8 @@ pub(super) async fn remove(service: &NodeService, request: RemoveImageRequest) -
     })
 }
 
-fn in_use(shared: &Shared, store: &Store) -> Result<BTreeSet<Digest>, Problem> {
+/// Images that replicas of this node may still need.
+pub(super) fn in_use(shared: &Shared, store: &Store) -> Result<BTreeSet<Digest>, Problem> {
     let records = shared.disk.records()?;
     let needs = records.iter().filter(|record| {
         let state = record.machine.state();

@@ -1,11 +1,10 @@
-//! A replica's output, from the file that its shim writes.
+//! The output of a replica or container, from the file that its shim writes.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::v1::{LogRecord, LogsRequest};
-use gantry_model::{Class, Problem, ReplicaId, Timestamp};
+use gantry_model::{Class, Problem, Timestamp};
 use gantry_rpc::status::from_problem;
 use gantry_runtime::logs::{Range, Reader, Record, Stream};
 use tokio::sync::mpsc;
@@ -15,7 +14,6 @@ use tonic::Status;
 
 use super::{Answers, NodeService, STREAM_WAITING};
 use crate::drivers::blocking;
-use crate::shared::Shared;
 
 /// Records read at once.
 const BATCH: usize = 256;
@@ -24,19 +22,17 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Opens the stream of a log.
 pub(super) async fn open(service: &NodeService, request: LogsRequest) -> Result<Answers<LogRecord>, Problem> {
-    let record = service.record(&request.replica).await?;
-    let id = record.item.id;
+    let target = service.target(&request.replica).await?;
     let range = Range {
         tail: usize::try_from(request.tail).ok(),
         since: (request.since_ms > 0).then_some(Timestamp(request.since_ms)),
     };
-    let path = service.containers.log(id);
+    let path = target.containers.log(target.id);
     let reader = blocking(move || open_reader(&path, range)).await?;
     let (sender, stream) = mpsc::channel(STREAM_WAITING);
     let follower = Follower {
-        shared: Arc::clone(&service.shared),
-        id,
-        replica: record.item.name(),
+        goes_on: target.goes_on,
+        replica: target.name,
         node: service.node.clone(),
         until_ns: (request.until_ms > 0).then(|| request.until_ms.saturating_mul(1_000_000)),
         follow: request.follow,
@@ -57,8 +53,8 @@ fn unreadable(error: &std::io::Error) -> Problem {
 
 /// Sends records until there are no more to come.
 struct Follower {
-    shared: Arc<Shared>,
-    id: ReplicaId,
+    /// Whether it may still print something.
+    goes_on: Box<dyn Fn() -> bool + Send + Sync>,
     replica: String,
     node: String,
     until_ns: Option<u64>,
@@ -71,12 +67,7 @@ impl Follower {
     async fn run(self, mut reader: Reader) {
         loop {
             // Asked before reading: what is written until the end is read after it.
-            let goes_on = self.follow
-                && self
-                    .shared
-                    .board
-                    .phase(self.id)
-                    .is_some_and(|phase| !phase.is_terminal());
+            let goes_on = self.follow && (self.goes_on)();
             let batch;
             (reader, batch) = match blocking(move || read(reader)).await {
                 Ok(read) => read,

@@ -9,14 +9,18 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use gantry_image::ImageConfig;
 use gantry_lifecycle::{Attempt, Failure, Found};
-use gantry_model::assignment::ReplicaItem;
+use gantry_model::net::Ipv4Net;
 use gantry_model::phase::Exit;
-use gantry_model::spec::{ContainerSpec, Mount};
-use gantry_model::{DurationMs, Problem, ReplicaId, Timestamp};
+use gantry_model::spec::{ContainerSpec, Mount, Resources};
+use gantry_model::{Digest, DurationMs, Problem, ReplicaId, Timestamp};
 use gantry_netplan::Plan;
+use gantry_network::{LocalAttachment, LocalPort};
 use tokio::sync::{Semaphore, watch};
 
-use crate::drivers::{Drivers, Images, Launch, Network, ReadyImage, ReadyMount, Running, Runtime, Volumes};
+use crate::drivers::{
+    Attached, AttachedOutput, Bridge, Drivers, Images, Launch, LaunchFailure, Network, ReadyImage, ReadyMount, Running,
+    Runtime, VolumeOwner, Volumes,
+};
 
 /// See the module.
 #[derive(Clone)]
@@ -34,6 +38,14 @@ pub(crate) struct State {
     pub(crate) plans: Vec<Arc<Plan>>,
     pub(crate) attached: BTreeSet<ReplicaId>,
     pub(crate) volumes_removed: BTreeSet<ReplicaId>,
+    pub(crate) volumes_kept: BTreeSet<ReplicaId>,
+    /// Addresses of containers run by hand.
+    pub(crate) bridged: BTreeMap<ReplicaId, Ipv4Addr>,
+    pub(crate) published: BTreeSet<LocalPort>,
+    pub(crate) frozen: BTreeSet<ReplicaId>,
+    pub(crate) limits: BTreeMap<ReplicaId, Resources>,
+    /// Launches that fail with this exit status.
+    pub(crate) launch_fails: Option<i32>,
     /// Preparations that fail before one succeeds.
     pub(crate) image_failures: u32,
     /// The program ignores its stop signal.
@@ -95,9 +107,16 @@ impl Machine {
 }
 
 impl Runtime for Machine {
-    fn launch(&self, launch: Arc<Launch>, attempt: Attempt) -> BoxFuture<'_, Result<Running, Failure>> {
+    fn launch(&self, launch: Arc<Launch>, attempt: Attempt) -> BoxFuture<'_, Result<Running, LaunchFailure>> {
         async move {
             let mut state = self.state();
+            if let Some(exit_code) = state.launch_fails {
+                return Err(LaunchFailure {
+                    reason: "no such program".to_string(),
+                    retryable: false,
+                    exit_code,
+                });
+            }
             state.launches += 1;
             let pid = 1000 + state.launches;
             let container = Container {
@@ -106,7 +125,7 @@ impl Runtime for Machine {
                 exit: None,
                 signals: Vec::new(),
             };
-            let id = launch.item.id;
+            let id = launch.id;
             let before = state.containers.insert(id, container);
             assert!(
                 before.is_none_or(|before| before.exit.is_some()),
@@ -116,6 +135,53 @@ impl Runtime for Machine {
                 pid,
                 started_at: Timestamp(1),
             })
+        }
+        .boxed()
+    }
+
+    fn proceed(&self, _replica: ReplicaId) -> BoxFuture<'_, Result<Timestamp, LaunchFailure>> {
+        async move { Ok(Timestamp(1)) }.boxed()
+    }
+
+    fn attach(&self, _replica: ReplicaId, _stdin: bool) -> BoxFuture<'_, Result<Attached, Problem>> {
+        async move {
+            let empty = || std::fs::File::open("/dev/null").expect("every machine has it").into();
+            Ok(Attached {
+                stdin: None,
+                output: AttachedOutput::Pipes {
+                    stdout: empty(),
+                    stderr: empty(),
+                },
+            })
+        }
+        .boxed()
+    }
+
+    fn close_stdin(&self, _replica: ReplicaId) -> BoxFuture<'_, Result<(), Problem>> {
+        async move { Ok(()) }.boxed()
+    }
+
+    fn resize(&self, _replica: ReplicaId, _rows: u16, _columns: u16) -> BoxFuture<'_, Result<(), Problem>> {
+        async move { Ok(()) }.boxed()
+    }
+
+    fn freeze(&self, replica: ReplicaId, frozen: bool) -> BoxFuture<'_, Result<(), Problem>> {
+        async move {
+            let mut state = self.state();
+            if frozen {
+                state.frozen.insert(replica);
+            } else {
+                state.frozen.remove(&replica);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn limit(&self, replica: ReplicaId, resources: Resources) -> BoxFuture<'_, Result<(), Problem>> {
+        async move {
+            self.state().limits.insert(replica, resources);
+            Ok(())
         }
         .boxed()
     }
@@ -216,6 +282,7 @@ impl Images for Machine {
                 });
             }
             Ok(ReadyImage {
+                digest: Digest::from_hex(&"a".repeat(64)).expect("64 digits"),
                 config: image_config(),
                 layers: Vec::new(),
             })
@@ -283,7 +350,7 @@ impl Network for Machine {
 impl Volumes for Machine {
     fn ensure<'a>(
         &'a self,
-        _item: &'a ReplicaItem,
+        _owner: &'a VolumeOwner,
         _mounts: &'a [Mount],
         _image: &'a ImageConfig,
     ) -> BoxFuture<'a, Result<Vec<ReadyMount>, Failure>> {
@@ -296,5 +363,78 @@ impl Volumes for Machine {
             Ok(())
         }
         .boxed()
+    }
+
+    fn keep(&self, replica: ReplicaId) -> BoxFuture<'_, Result<(), Problem>> {
+        async move {
+            self.state().volumes_kept.insert(replica);
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+impl Bridge for Machine {
+    fn adopt(&self, container: ReplicaId, address: Ipv4Addr, ports: Vec<LocalPort>) {
+        let mut state = self.state();
+        state.bridged.insert(container, address);
+        state.published.extend(ports);
+    }
+
+    fn ready(&self, _avoid: Vec<Ipv4Net>) -> BoxFuture<'_, Result<(), Problem>> {
+        async move { Ok(()) }.boxed()
+    }
+
+    fn heal(&self) -> BoxFuture<'_, Result<(), Problem>> {
+        async move { Ok(()) }.boxed()
+    }
+
+    fn attach(&self, container: ReplicaId, _avoid: Vec<Ipv4Net>) -> BoxFuture<'_, Result<LocalAttachment, Problem>> {
+        async move {
+            let mut state = self.state();
+            let next = u8::try_from(state.bridged.len() + 2).expect("tests have few containers");
+            let address = *state
+                .bridged
+                .entry(container)
+                .or_insert(Ipv4Addr::new(172, 30, 0, next));
+            Ok(LocalAttachment {
+                namespace: PathBuf::from("/run/netns-local").join(container.to_string()),
+                address,
+                gateway: Ipv4Addr::new(172, 30, 0, 1),
+            })
+        }
+        .boxed()
+    }
+
+    fn serve_names(&self, _avoid: Vec<Ipv4Net>) -> BoxFuture<'_, Result<(), Problem>> {
+        async move { Ok(()) }.boxed()
+    }
+
+    fn detach(&self, container: ReplicaId) -> BoxFuture<'_, Result<(), Problem>> {
+        async move {
+            self.state().bridged.remove(&container);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn publish(&self, ports: Vec<LocalPort>, _avoid: Vec<Ipv4Net>) -> BoxFuture<'_, Result<(), Problem>> {
+        async move {
+            self.state().published.extend(ports);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn withdraw(&self, ports: Vec<LocalPort>) -> BoxFuture<'_, Result<(), Problem>> {
+        async move {
+            self.state().published.retain(|port| !ports.contains(port));
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn attached(&self) -> BoxFuture<'_, Result<Vec<ReplicaId>, Problem>> {
+        async move { Ok(self.state().bridged.keys().copied().collect()) }.boxed()
     }
 }

@@ -112,10 +112,10 @@ fn fill(upper: &Path, layer: usize, bytes: usize, noise: &[u8], text: &[u8]) -> 
     while written < bytes {
         let size = FILE_BYTES[number % FILE_BYTES.len()].min(bytes - written);
         let folder = upper.join(format!("l{layer}/d{}", number / 100));
-        if number % 100 == 0 {
+        if number.is_multiple_of(100) {
             fs::create_dir_all(&folder)?;
         }
-        let content = if number / FILE_BYTES.len() % 2 == 0 {
+        let content = if (number / FILE_BYTES.len()).is_multiple_of(2) {
             noise
         } else {
             text

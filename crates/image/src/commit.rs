@@ -22,7 +22,7 @@ use crate::layer_record::{LayerRecord, chain_id};
 use crate::lease::{Lease, Node};
 use crate::store::Store;
 
-/// How much gzip tries: level 6 is 3 to 4 times slower than this one for some 8 % less.
+/// How much gzip tries. With zlib, on Debian's `/usr/bin`, level 6 takes 2.8 times as long for 10 % less; a person waits for this.
 const GZIP_LEVEL: u32 = 1;
 /// As containerd and BuildKit have it.
 const ZSTD_LEVEL: i32 = 3;

@@ -320,10 +320,9 @@ impl<W: Write> Walk<W> {
     }
 
     fn copy(&mut self, path: &[u8], file: &mut File, segment: Segment) -> Result<()> {
-        if segment.offset > 0 {
-            file.seek(SeekFrom::Start(segment.offset))
-                .map_err(|error| self.failed("read", path, error))?;
-        }
+        // Looking for holes has moved it.
+        file.seek(SeekFrom::Start(segment.offset))
+            .map_err(|error| self.failed("read", path, error))?;
         let mut rest = segment.length;
         while rest > 0 {
             let step = rest.min(self.buffer.len() as u64) as usize;

@@ -22,8 +22,8 @@ pub struct Hole {
     pub wider: DeviceRule,
 }
 
-/// Which devices may be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which devices may be used; by default none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DevicePolicy {
     allows_by_default: bool,
     /// What is not as by default.

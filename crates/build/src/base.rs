@@ -8,6 +8,7 @@ use gantry_model::build::BuildEvent;
 use gantry_model::{Class, Digest, ImageReference, Problem};
 use serde_json::json;
 
+use crate::client::WantedImage;
 use crate::error::{BuildError, Result};
 use crate::work::{Top, Work};
 
@@ -64,9 +65,15 @@ impl Work<'_> {
                 total,
             });
         };
+        let wanted = WantedImage {
+            reference,
+            platform,
+            fresh: self.request.spec.pull,
+            auth: &self.request.registry_auth,
+        };
         let digest = config
             .images
-            .ensure(reference, platform, self.request.spec.pull, &progress)
+            .ensure(&wanted, &progress)
             .map_err(|problem| self.with_hint(reference, problem))?;
         self.lease.keep(Node::Manifest(digest))?;
         let info = config.store.info(digest)?;

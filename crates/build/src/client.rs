@@ -1,11 +1,12 @@
 //! What a build needs from whoever asked for it, and from the node it runs on. Calls block; they come from several threads.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 
 use gantry_dockerfile::Platform;
-use gantry_model::build::{BuildEvent, ContextEntry};
+use gantry_model::build::{BuildEvent, ContextEntry, RegistryAuth};
 use gantry_model::{Digest, ImageReference, Problem};
 
 /// The person's side of a build.
@@ -46,18 +47,25 @@ pub trait Client: Send + Sync {
 
 /// Where base images come from: this node, other nodes, registries.
 pub trait BaseImages: Send + Sync {
-    /// Gets the image into the store, with all its layers, and says which it is. With `fresh` it is looked up anew where it
-    /// comes from. `progress` hears of what, how far, and of how much.
+    /// Gets the image into the store, with all its layers, and says which it is. `progress` hears of what, how far, and of how
+    /// much.
     ///
     /// # Errors
     /// When there is no such image, or none for the platform.
-    fn ensure(
-        &self,
-        reference: &ImageReference,
-        platform: &Platform,
-        fresh: bool,
-        progress: &dyn Fn(&str, u64, u64),
-    ) -> Result<Digest, Problem>;
+    fn ensure(&self, wanted: &WantedImage<'_>, progress: &dyn Fn(&str, u64, u64)) -> Result<Digest, Problem>;
+}
+
+/// An image that a build needs.
+#[derive(Debug, Clone, Copy)]
+pub struct WantedImage<'a> {
+    /// What it is called.
+    pub reference: &'a ImageReference,
+    /// What it must be for.
+    pub platform: &'a Platform,
+    /// It is looked up anew where it comes from, also when one of this name is here.
+    pub fresh: bool,
+    /// The person's credentials by registry host.
+    pub auth: &'a BTreeMap<String, RegistryAuth>,
 }
 
 /// The network of `RUN`.
@@ -68,8 +76,11 @@ pub trait Networks: Send + Sync {
     /// When the node cannot make one.
     fn attach(&self, id: &str) -> Result<Box<dyn Attached>, Problem>;
 
-    /// What `/etc/resolv.conf` says in such a namespace, or on the node for `network=host`.
-    fn resolv_conf(&self, is_host: bool) -> Vec<u8>;
+    /// What `/etc/resolv.conf` says on the node, for `network=host`.
+    fn resolv_conf(&self) -> Vec<u8> {
+        // A node without the file has no name servers either.
+        std::fs::read("/etc/resolv.conf").unwrap_or_default()
+    }
 }
 
 /// A network namespace for one `RUN`.
@@ -79,6 +90,9 @@ pub trait Attached: Send + Debug {
 
     /// Its addresses.
     fn addresses(&self) -> Vec<IpAddr>;
+
+    /// What `/etc/resolv.conf` says in it.
+    fn resolv_conf(&self) -> Vec<u8>;
 }
 
 /// `RUN` shares the node's network: for nodes that have no other.
@@ -89,11 +103,6 @@ impl Networks for HostNetwork {
     fn attach(&self, _id: &str) -> Result<Box<dyn Attached>, Problem> {
         Ok(Box::new(Self))
     }
-
-    fn resolv_conf(&self, _is_host: bool) -> Vec<u8> {
-        // A node without the file has no name servers either.
-        std::fs::read("/etc/resolv.conf").unwrap_or_default()
-    }
 }
 
 impl Attached for HostNetwork {
@@ -103,5 +112,9 @@ impl Attached for HostNetwork {
 
     fn addresses(&self) -> Vec<IpAddr> {
         Vec::new()
+    }
+
+    fn resolv_conf(&self) -> Vec<u8> {
+        Networks::resolv_conf(self)
     }
 }

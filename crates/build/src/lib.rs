@@ -33,6 +33,6 @@ mod work;
 pub use builder::{Builder, BuilderConfig, PrunedCache, Usage};
 pub use cache::{CacheRecord, ROOTS};
 pub use cancel::Cancel;
-pub use client::{Attached, BaseImages, Client, HostNetwork, Networks};
+pub use client::{Attached, BaseImages, Client, HostNetwork, Networks, WantedImage};
 pub use contents::{Contents, Incoming};
 pub use error::{BuildError, Result};

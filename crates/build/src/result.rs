@@ -200,7 +200,9 @@ fn append(tree: &RootTree, folder: &Path, archive: &mut tar::Builder<Sink<'_>>) 
         match &node.kind {
             NodeKind::Folder => {
                 header.set_entry_type(tar::EntryType::Directory);
-                archive.append_data(&mut header, &path, io::empty()).map_err(failed)?;
+                archive
+                    .append_data(&mut header, path.join(""), io::empty())
+                    .map_err(failed)?;
                 append(tree, &path, archive)?;
             }
             NodeKind::File { size, .. } => {

@@ -93,8 +93,11 @@ impl Remote {
         }));
         let why = loop {
             match input.message().await {
-                Ok(Some(message)) if sender.send(message).await.is_ok() => {}
-                Ok(Some(_)) => break None,
+                Ok(Some(message)) => {
+                    if sender.send(message).await.is_err() {
+                        break None;
+                    }
+                }
                 Ok(None) => break Some(Problem::new(Class::Unavailable, "build", "the client sends nothing more")),
                 Err(status) => break Some(gantry_rpc::status::to_problem(&status, "build")),
             }

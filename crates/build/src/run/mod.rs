@@ -58,7 +58,7 @@ pub(crate) fn run(
         hostname: HOSTNAME.to_string(),
         network: attached.as_deref().map_or(host_network, Attached::network),
         mounts: std::mem::take(&mut prepared.mounts),
-        host_files: host_files(work, run.network, attached.as_deref())?,
+        host_files: host_files(work, attached.as_deref())?,
         data_files: Vec::new(),
         cgroup_parent: work.builder.config.cgroup_parent.clone(),
         log: LogSettings {
@@ -113,7 +113,7 @@ fn network(
     })
 }
 
-fn host_files(work: &Work<'_>, network: Network, attached: Option<&dyn Attached>) -> Result<Vec<HostFile>> {
+fn host_files(work: &Work<'_>, attached: Option<&dyn Attached>) -> Result<Vec<HostFile>> {
     let mut extra = Vec::new();
     for (name, address) in &work.request.spec.extra_hosts {
         let address: IpAddr = address.parse().map_err(|_| {
@@ -125,7 +125,10 @@ fn host_files(work: &Work<'_>, network: Network, attached: Option<&dyn Attached>
         extra.push((name.clone(), address));
     }
     let addresses = attached.map(Attached::addresses).unwrap_or_default();
-    let resolv_conf = work.builder.config.networks.resolv_conf(network == Network::Host);
+    let resolv_conf = match attached {
+        Some(attached) => attached.resolv_conf(),
+        None => work.builder.config.networks.resolv_conf(),
+    };
     Ok(vec![
         HostFile::hosts(HOSTNAME, &addresses, &extra),
         HostFile {

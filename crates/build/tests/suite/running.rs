@@ -206,3 +206,26 @@ fn results_can_be_sent_back() {
         assert!(lab.store.resolve(&"test".parse().expect("reference")).is_none());
     }
 }
+
+#[test]
+fn large_files_go_into_layers_with_and_without_holes() {
+    if !can_run() {
+        return;
+    }
+    let mut lab = Lab::with_busybox();
+    lab.request.output = BuildOutputKind::Docker;
+    let (built, seen) = lab.try_build(
+        "FROM busybox\nRUN dd if=/dev/urandom of=/full bs=1M count=6 && dd if=/dev/urandom of=/holes bs=1M count=1 seek=20 && dd if=/dev/zero of=/empty bs=1M count=5\n",
+    );
+    built.expect("builds");
+    let other = gantry_image::Store::open(lab.folder.path().join("other")).expect("store");
+    let loaded = other.load(&seen.output[..]).expect("loads");
+    let folders = other.unpack(loaded[0].digest).expect("unpacks");
+    for (name, size) in [("full", 6 << 20), ("holes", 21 << 20), ("empty", 5 << 20)] {
+        assert_eq!(
+            std::fs::metadata(folders[0].join(name)).expect("is there").len(),
+            size,
+            "{name}"
+        );
+    }
+}

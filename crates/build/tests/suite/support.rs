@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use gantry_build::{BaseImages, Builder, BuilderConfig, Cancel, Client, Contents, HostNetwork};
+use gantry_build::{BaseImages, Builder, BuilderConfig, Cancel, Client, Contents, HostNetwork, WantedImage};
 use gantry_cgroup::{Group, Layout};
-use gantry_dockerfile::Platform;
 use gantry_env::System;
 use gantry_image::{ConfigDocument, Store};
 use gantry_model::build::{BuildEvent, BuildRequest, BuildResult, ContextEntry, ContextEntryKind};
-use gantry_model::{Class, Digest, ImageReference, Problem};
+use gantry_model::{Class, Digest, Problem};
 use sha2::{Digest as _, Sha256};
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -37,15 +36,10 @@ pub fn can_run() -> bool {
 struct Local(Arc<Store>);
 
 impl BaseImages for Local {
-    fn ensure(
-        &self,
-        reference: &ImageReference,
-        _platform: &Platform,
-        _fresh: bool,
-        _progress: &dyn Fn(&str, u64, u64),
-    ) -> Result<Digest, Problem> {
-        let missing = || Problem::new(Class::NotFound, format!("image {}", reference.familiar()), "is nowhere");
-        self.0.resolve(reference).ok_or_else(missing)
+    fn ensure(&self, wanted: &WantedImage<'_>, _progress: &dyn Fn(&str, u64, u64)) -> Result<Digest, Problem> {
+        let name = wanted.reference.familiar();
+        let found = self.0.resolve(wanted.reference);
+        found.ok_or_else(|| Problem::new(Class::NotFound, format!("image {name}"), "is nowhere"))
     }
 }
 

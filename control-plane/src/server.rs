@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::api::{ClusterService, EngineRelay};
+use crate::api::{ClusterService, EngineRelay, NodeAgentRelay};
 use crate::config::ServerConfig;
 use crate::context::Context;
 use crate::enrollment::EnrollmentService;
@@ -92,6 +92,7 @@ fn routes(context: &Arc<Context>) -> Routes {
     Routes::new(EnrollmentServer::new(EnrollmentService::new(context.clone())))
         .add_service(ClusterServer::new(ClusterService::new(context.clone())).with_limits())
         .add_service(EngineRelay::new(context.clone()))
+        .add_service(NodeAgentRelay::new(context.clone()))
         .add_service(SessionServer::new(SessionService::new(context.clone())).with_limits())
         .add_service(
             RaftServer::new(RaftService::new(context.clone()))

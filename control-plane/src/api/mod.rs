@@ -15,6 +15,6 @@ mod tokens;
 mod watch;
 mod wire;
 
-pub use relay::EngineRelay;
+pub use relay::{EngineRelay, NodeAgentRelay};
 pub use service::ClusterService;
 pub use tokens::TOKEN_TTL_DEFAULT;

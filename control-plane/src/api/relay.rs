@@ -1,4 +1,5 @@
-//! `gantry.v1.Engine` on a server: every call goes on, unread, to the agent of the node that the caller names.
+//! `gantry.v1.Engine` and `gantry.v1.NodeAgent` on a server: every call goes on, unread, to the agent of the node that the
+//! caller names.
 //!
 //! The caller is authenticated here; to the agent, a server speaks for people. Messages pass as they come, in both directions,
 //! so back-pressure reaches from the person's terminal to the agent, and a new call needs no code here.
@@ -103,5 +104,35 @@ impl tower::Service<http::Request<Body>> for EngineRelay {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let relay = self.clone();
         Box::pin(async move { Ok(relay.relay(request).await.unwrap_or_else(Status::into_http)) })
+    }
+}
+
+/// The same for `gantry.v1.NodeAgent`: logs of and commands in containers run by hand.
+#[derive(Clone)]
+pub struct NodeAgentRelay(EngineRelay);
+
+impl NodeAgentRelay {
+    /// Relays from the given context.
+    #[must_use]
+    pub const fn new(context: Arc<Context>) -> Self {
+        Self(EngineRelay::new(context))
+    }
+}
+
+impl NamedService for NodeAgentRelay {
+    const NAME: &'static str = "gantry.v1.NodeAgent";
+}
+
+impl tower::Service<http::Request<Body>> for NodeAgentRelay {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.0.call(request)
     }
 }

@@ -102,6 +102,10 @@ pub enum Command {
     /// Look after images
     #[command(subcommand)]
     Image(commands::image::Command),
+    /// Keep credentials for a registry
+    Login(commands::login::LoginArgs),
+    /// Forget credentials for a registry
+    Logout(commands::login::LogoutArgs),
     /// Look after containers run by hand on one node
     #[command(subcommand)]
     Container(commands::container::Command),

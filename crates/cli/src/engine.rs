@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use gantry_api::v1::ContainerRequest;
 use gantry_api::v1::engine_client::EngineClient;
+use gantry_api::v1::node_agent_client::NodeAgentClient;
 use gantry_model::{Class, Problem};
 use gantry_rpc::WithLimits;
 use hyper_util::rt::TokioIo;
@@ -55,6 +57,33 @@ impl Engine {
             channel: client.channel().await?,
             node: header.transpose()?,
         })
+    }
+
+    /// The engine that has a container run by hand of that name: the named node's, else this machine's if it knows it. None is
+    /// for what only the cluster can find, a replica.
+    ///
+    /// # Errors
+    /// When the named node cannot be reached.
+    pub async fn holding(global: &Global, node: Option<&str>, container: &str) -> Result<Option<Self>, Problem> {
+        if node.is_some() {
+            return Self::open(global, node).await.map(Some);
+        }
+        let Some(socket) = socket() else { return Ok(None) };
+        // Whoever may not use the agent here may still use the cluster.
+        let Ok(channel) = connect(&socket).await else {
+            return Ok(None);
+        };
+        let engine = Self { channel, node: None };
+        let request = ContainerRequest {
+            container: container.to_string(),
+        };
+        let found = engine.client().inspect_container(engine.request(request)).await;
+        Ok(found.is_ok().then_some(engine))
+    }
+
+    /// Logs of and commands in what it runs.
+    pub fn node_client(&self) -> NodeAgentClient<Channel> {
+        NodeAgentClient::new(self.channel.clone()).with_limits()
     }
 
     /// To call it.

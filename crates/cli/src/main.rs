@@ -75,6 +75,8 @@ async fn run(cli: Cli) -> Outcome {
         Command::Server(args) => commands::server::run(args).await,
         Command::Agent(args) => commands::agent::run(args).await,
         Command::Dev(args) => commands::dev::run(global, args).await,
+        Command::Login(args) => commands::login::login(&args).await,
+        Command::Logout(args) => commands::login::logout(&args).await,
         Command::Container(command) => commands::container::run(global, command).await,
         Command::ContainerVerb(verb) => commands::container::verb(global, verb).await,
         Command::Oci(args) => args.run(),

@@ -13,9 +13,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::container::NodeArgs;
 use crate::args::Global;
 use crate::client::{Client, stream_problem};
 use crate::complete;
+use crate::engine::Engine;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::terminal::{self, Raw};
@@ -44,7 +46,9 @@ pub struct ExecArgs {
     /// Start in this folder
     #[arg(short, long, value_name = "DIR", default_value = "", hide_default_value = true)]
     workdir: String,
-    /// SERVICE, SERVICE.SLOT, or id of a replica
+    #[command(flatten)]
+    node: NodeArgs,
+    /// SERVICE, SERVICE.SLOT or id of a replica, or a container run by hand
     #[arg(add = ArgValueCompleter::new(complete::replicas))]
     replica: String,
     /// The command and its arguments
@@ -58,11 +62,26 @@ pub async fn run(global: &Global, args: ExecArgs) -> Outcome {
         let problem = Problem::new(Class::Invalid, "standard input", "is not a terminal");
         return Err(problem.remedy("leave out -t").into());
     }
-    let mut cluster = Client::open(global).await?.reach().await?;
+    let by_hand = Engine::holding(global, args.node.name(), &args.replica).await?;
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
     let (tty, interactive) = (args.tty, args.interactive);
     send(&inputs, Input::Start(start(global, args))).await;
-    let answer = cluster.exec(ReceiverStream::new(receiver)).await;
+    let answer = match by_hand {
+        Some(engine) => {
+            engine
+                .node_client()
+                .exec(engine.request(ReceiverStream::new(receiver)))
+                .await
+        }
+        None => {
+            Client::open(global)
+                .await?
+                .reach()
+                .await?
+                .exec(ReceiverStream::new(receiver))
+                .await
+        }
+    };
     let outputs = answer.map_err(|status| stream_problem(&status))?.into_inner();
     // Raw only once the command runs: what went wrong before is shown on a sane terminal, and Ctrl-C works until then.
     let raw = if tty && interactive { Some(Raw::enter()?) } else { None };

@@ -6,13 +6,16 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use gantry_api::v1::{LogRecord, LogsRequest};
 use gantry_env::{Env, System};
-use gantry_model::{ReplicaId, Timestamp};
+use gantry_model::{Problem, ReplicaId, Timestamp};
 use gantry_rpc::Repeat;
 use serde_json::json;
+use tonic::{Response, Streaming};
 
+use super::container::NodeArgs;
 use crate::args::Global;
 use crate::client::{Client, stream_problem};
 use crate::complete;
+use crate::engine::Engine;
 use crate::failure::Outcome;
 use crate::output::{self, Format, age, style};
 
@@ -21,7 +24,9 @@ const STDERR: u32 = 2;
 /// Arguments of `gantry logs`.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
-    /// Service, SERVICE.SLOT, or id of a replica
+    #[command(flatten)]
+    node: NodeArgs,
+    /// Service, SERVICE.SLOT or id of a replica, or a container run by hand
     #[arg(add = ArgValueCompleter::new(complete::replicas))]
     object: String,
     /// Go on with what is written from now on
@@ -60,7 +65,6 @@ fn tail(text: &str) -> Result<i64, String> {
 
 /// Prints the logs.
 pub async fn run(global: &Global, args: &LogsArgs) -> Outcome {
-    let client = Client::open(global).await?;
     let (namespace, replica) = global.qualified(&args.object);
     let request = LogsRequest {
         replica: replica.clone(),
@@ -70,15 +74,12 @@ pub async fn run(global: &Global, args: &LogsArgs) -> Outcome {
         namespace,
         until_ms: args.until.unwrap_or_default().0,
     };
-    let mut stream = client
-        .call(Repeat::Harmless, |mut cluster| {
-            let request = request.clone();
-            async move { cluster.logs(request).await }
-        })
-        .await?;
+    let by_hand = Engine::holding(global, args.node.name(), &args.object).await?;
+    let is_one = by_hand.is_some() || names_one(&replica);
+    let mut stream = open(global, by_hand, request).await?;
     let mut printer = Printer {
         format: global.output,
-        prefix: !args.no_prefix && !names_one(&replica),
+        prefix: !args.no_prefix && !is_one,
         timestamps: args.timestamps,
         colored: style::on_stdout(),
         open: None,
@@ -87,6 +88,21 @@ pub async fn run(global: &Global, args: &LogsArgs) -> Outcome {
         printer.print(&record)?;
     }
     Ok(())
+}
+
+async fn open(global: &Global, by_hand: Option<Engine>, request: LogsRequest) -> Result<Streaming<LogRecord>, Problem> {
+    if let Some(engine) = by_hand {
+        let answer = engine.node_client().logs(engine.request(request)).await;
+        return answer
+            .map(Response::into_inner)
+            .map_err(|status| stream_problem(&status));
+    }
+    let client = Client::open(global).await?;
+    let logs = client.call(Repeat::Harmless, |mut cluster| {
+        let request = request.clone();
+        async move { cluster.logs(request).await }
+    });
+    logs.await
 }
 
 /// Whether the person named one replica, so that its name on each line would say nothing.

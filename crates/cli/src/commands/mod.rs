@@ -13,6 +13,7 @@ pub mod exec;
 pub mod explain;
 mod follow;
 pub mod image;
+pub mod login;
 pub mod logs;
 mod manifest;
 pub mod namespace;

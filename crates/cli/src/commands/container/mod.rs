@@ -20,6 +20,9 @@ use gantry_model::build::RegistryAuth;
 use crate::args::Global;
 use crate::failure::Outcome;
 
+pub use transfer::Progress;
+pub use verbs::confirm;
+
 /// Where the container is.
 #[derive(Debug, Clone, Default, Args)]
 pub struct NodeArgs {

@@ -1,5 +1,8 @@
 //! `gantry image`: what can be run.
 
+mod store;
+mod transfer;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -35,6 +38,22 @@ pub enum Command {
     Ls,
     /// Remove images that no service uses
     Rm(RemoveArgs),
+    /// Bring images in from a registry
+    Pull(transfer::PullArgs),
+    /// Send images to a registry
+    Push(transfer::PushArgs),
+    /// Give an image one more name
+    Tag(store::TagArgs),
+    /// Show everything known of images
+    Inspect(store::NamesArgs),
+    /// Show how an image was made
+    History(store::HistoryArgs),
+    /// Remove images of a node that nothing uses
+    Prune(store::PruneArgs),
+    /// Show what takes how much of a node's disk
+    Du(store::UsageArgs),
+    /// Read all images of a node and say what is damaged
+    Verify(store::VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +113,14 @@ pub async fn run(global: &Global, command: Command) -> Outcome {
         Command::Save(args) => save(global, args).await,
         Command::Ls => list(global).await,
         Command::Rm(args) => remove(global, args).await,
+        Command::Pull(args) => transfer::pull(global, &args).await,
+        Command::Push(args) => transfer::push(global, &args).await,
+        Command::Tag(args) => store::tag(global, &args).await,
+        Command::Inspect(args) => store::inspect(global, &args).await,
+        Command::History(args) => store::history(global, &args).await,
+        Command::Prune(args) => store::prune(global, &args).await,
+        Command::Du(args) => store::usage(global, &args).await,
+        Command::Verify(args) => store::verify(global, &args).await,
     }
 }
 
@@ -223,12 +250,17 @@ fn table(
         Column::new("CREATED"),
         Column::wide("ID"),
     ]);
-    for Read { object: image, json } in images {
+    for Read {
+        object: image,
+        mut json,
+    } in images
+    {
         let mut names: Vec<String> = tags
             .iter()
             .filter(|tag| tag.object.digest == image.digest)
             .map(|tag| familiar(&tag.object.reference))
             .collect();
+        json["references"] = names.clone().into();
         if names.is_empty() {
             names.push(String::new());
         }

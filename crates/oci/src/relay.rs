@@ -13,6 +13,7 @@ use nix::unistd::{read, write};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 use crate::OciError;
+use crate::spec::ConsoleSize;
 
 /// Bytes passed on at once.
 const CHUNK: usize = 16 * 1024;
@@ -66,6 +67,15 @@ impl Drop for ConsoleSocket {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// The size of the person's terminal: a process has it from its first moment on, before anything is passed on.
+pub(crate) fn own_size() -> Option<ConsoleSize> {
+    let size = tcgetwinsize(std::io::stdin()).ok()?;
+    Some(ConsoleSize {
+        height: size.ws_row,
+        width: size.ws_col,
+    })
 }
 
 /// The way between two terminals, or from what is not one.

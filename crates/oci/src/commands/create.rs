@@ -10,6 +10,7 @@ use crate::args::{CreateArgs, RunArgs};
 use crate::foreground::{self, Console, Streams};
 use crate::log::now;
 use crate::plan::{self, Input, hook_plans};
+use crate::relay::own_size;
 use crate::spec::{CONFIG_FILE, Spec};
 use crate::store::{Container, Record, Status, Store, split_cgroup};
 use crate::{OciError, limits};
@@ -55,7 +56,10 @@ fn create_with(store: &Store, args: &CreateArgs, console: Option<&Console>) -> R
         .bundle
         .canonicalize()
         .map_err(|source| OciError::io("find bundle", &args.bundle, source))?;
-    let spec = Spec::read(&bundle.join(CONFIG_FILE))?;
+    let mut spec = Spec::read(&bundle.join(CONFIG_FILE))?;
+    if let (Some(_), Some(process)) = (console, &mut spec.process) {
+        process.console_size = process.console_size.or_else(own_size);
+    }
     let streams = foreground::streams(
         spec.process.as_ref().is_some_and(|process| process.terminal),
         args.console_socket.as_deref(),

@@ -8,6 +8,7 @@ use crate::OciError;
 use crate::args::ExecArgs;
 use crate::foreground::{self, Console};
 use crate::plan::process_plan;
+use crate::relay::own_size;
 use crate::spec::{Capabilities, Linux, Process};
 use crate::store::{Container, Status, Store};
 
@@ -16,11 +17,12 @@ pub(super) fn exec(store: &Store, args: &ExecArgs) -> Result<u8, OciError> {
     check(args)?;
     let container = store.load(&args.id)?;
     check_status(&container, args)?;
-    let process = process(&container, args)?;
+    let mut process = process(&container, args)?;
     if args.detach {
         start(&container, args, &process, None)?;
         return Ok(0);
     }
+    process.console_size = process.console_size.or_else(own_size);
     foreground::adopt_orphans()?;
     let console = Console::new()?;
     let launched = start(&container, args, &process, Some(&console))?;

@@ -74,7 +74,12 @@ pub fn plan(input: &Input<'_>) -> Result<LaunchPlan, OciError> {
         devices: devices::plan(&linux.devices, brings_dev)?,
         device_links: !brings_dev,
         masked_paths: linux.masked_paths.clone(),
-        read_only_paths: linux.readonly_paths.clone(),
+        read_only_paths: linux
+            .readonly_paths
+            .iter()
+            .cloned()
+            .chain(mounts::read_only_cgroups(&input.spec.mounts, input.layout))
+            .collect(),
         sysctls: linux.sysctl.clone(),
         cgroup: CgroupPlan {
             procs: input.group.procs_files(),

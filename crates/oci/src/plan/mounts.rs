@@ -146,6 +146,16 @@ fn cgroup(mount: &Mount, view: &CgroupView<'_>) -> Vec<MountPlan> {
     plans
 }
 
+/// The tmpfs above the hierarchies of version 1, where it is to be read-only: it can only become so when all are mounted.
+pub(super) fn read_only_cgroups<'a>(mounts: &'a [Mount], layout: &Layout) -> impl Iterator<Item = PathBuf> + use<'a> {
+    let is_asked = |mount: &&Mount| {
+        let options = MountOptions::parse(mount.options.iter().map(String::as_str));
+        mount.kind.as_deref() == Some("cgroup") && options.attributes.set & READ_ONLY != 0
+    };
+    let needs_it = !layout.is_v2();
+    mounts.iter().filter(is_asked).filter(move |_| needs_it).map(target)
+}
+
 /// The group's folder in the hierarchy that is mounted on `below`; none for the tmpfs above those of version 1.
 fn own_folder(group: &Group, layout: &Layout, below: &Path) -> Option<PathBuf> {
     if layout.is_v2() {

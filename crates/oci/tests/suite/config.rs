@@ -371,6 +371,7 @@ fn control_groups_are_seen_as_described() {
         said.contains("1\n") && said.contains(":/\n"),
         "its group is its root: {said}"
     );
+    assert!(said.ends_with("ro\n"), "nor can it make groups: {said}");
     let said = output(&lab, script, |config| {
         namespaces(config).retain(|namespace| namespace["type"] != "cgroup")
     });

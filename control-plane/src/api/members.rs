@@ -37,14 +37,15 @@ pub async fn status_by_leader(context: &Context) -> Result<ClusterStatusReply, P
     status(context).await
 }
 
-/// The cluster at a glance, as this server sees it. Answers without a leader too.
+/// The cluster at a glance, as this server sees it. Answers without a leader too, and soon: a server that was just removed has
+/// none and never will.
 ///
 /// # Errors
 /// None today.
 pub async fn status(context: &Context) -> Result<ClusterStatusReply, Problem> {
-    let state = match context.raft.linearizable().await {
-        Ok(state) => state,
-        Err(_) => context.raft.state(),
+    let state = match tokio::time::timeout(LEADER_PATIENCE, context.raft.linearizable()).await {
+        Ok(Ok(state)) => state,
+        Ok(Err(_)) | Err(_) => context.raft.state(),
     };
     let members = context.raft.members();
     let leadership = context.raft.leadership().borrow().clone();

@@ -183,11 +183,15 @@ impl Handle {
         }
     }
 
-    /// Lets a container that is held execute its program; returns when it has.
+    /// Lets a container that is held execute its program; returns when it has. One that is paused goes on.
     ///
     /// # Errors
     /// [`HandleError::Refused`] when it could not, or was started before, [`HandleError::Ended`] when it has ended meanwhile.
     pub fn start(&self) -> Result<Timestamp, HandleError> {
+        // The shim waits for the program, and could wait for ever.
+        if self.is_paused().unwrap_or(false) {
+            self.resume()?;
+        }
         match self.request("start", &Request::Start)? {
             (Response::Running { started_at_ms, .. }, _) => Ok(Timestamp(started_at_ms)),
             _ => Err(shim_error("start", &self.bundle, ErrorKind::InvalidData.into())),

@@ -262,6 +262,10 @@ fn make_cgroup(input: &LaunchInput<'_>, layout: &Layout, devices: DevicePolicy) 
         ..Limits::of(input.resources)?
     };
     let group = Group::create(layout, &input.cgroup_parent, &input.id, &limits)?;
+    if group.is_frozen()? {
+        // Paused just when its last run ended. Whoever joins a frozen group stands still before anybody can be told.
+        group.thaw()?;
+    }
     let oom = group.oom_source()?;
     Ok(CgroupPlan {
         procs: group.procs_files(),

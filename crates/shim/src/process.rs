@@ -113,7 +113,8 @@ fn get_ready(
     // Without a filter there is none to get past here; with one, close_range is on its list.
     close_at_exec_from(3 + plan.passed_fds).during("mark", "descriptors to be closed")?;
     if let Some(space) = space {
-        space.enter(plan.capabilities.bounding & MAY_MOUNT != 0)?;
+        // A later process joins the namespace that the first one has made.
+        space.enter(role != Role::Exec && plan.capabilities.bounding & MAY_MOUNT != 0)?;
     }
     Ok(identity)
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::many::is_gone;
 use crate::support::{DEADLINE, Lab, can_run, eventually};
 use gantry_runtime::logs::Stream;
 use gantry_runtime::{HandleError, LaunchError, State};
@@ -123,9 +124,7 @@ fn an_exit_while_nobody_is_connected_is_recorded() {
     eventually("the exit record", || {
         lab.bundle().join("exit.json").exists().then_some(())
     });
-    eventually("the shim to end", || {
-        (!fs::exists(format!("/proc/{}", launched.shim_pid)).expect("proc")).then_some(())
-    });
+    eventually("the shim to end", || is_gone(launched.shim_pid).then_some(()));
     let handle = lab.open();
     assert!(handle.exit_fd().is_none());
     assert_eq!(handle.wait().expect("record").code, 5);

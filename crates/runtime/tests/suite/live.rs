@@ -34,6 +34,25 @@ fn a_paused_container_stands_still_and_goes_on() {
 }
 
 #[test]
+fn a_pause_does_not_outlast_the_run_that_it_was_meant_for() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::script("echo again");
+    let (_, handle) = lab.start();
+    handle.wait_timeout(DEADLINE).expect("waits").expect("ends");
+    // As somebody does who has not heard of the end yet.
+    handle.pause().expect("pauses an empty group");
+    assert_eq!(lab.run().0.code, 0);
+    let mut lab = Lab::script("echo started");
+    lab.options.hold = true;
+    let (_, handle) = lab.start();
+    handle.pause().expect("pauses");
+    handle.start().expect("starts");
+    handle.wait_timeout(DEADLINE).expect("waits").expect("ends");
+}
+
+#[test]
 fn processes_and_figures_are_those_of_the_container() {
     if !can_run() {
         return;

@@ -230,6 +230,40 @@ fn users_execs_terminals_and_init_work_inside() {
 }
 
 #[test]
+fn one_that_may_mount_does_so_in_its_own_namespace() {
+    if !can_run() {
+        return;
+    }
+    let mut lab = lab("mount -t tmpfs mine /tmp && echo mounted; umount /proc/keys 2>&1; echo ready; sleep 1000");
+    lab.container.cap_add = vec!["SYS_ADMIN".to_string()];
+    let (_, handle) = lab.start();
+    lab.wait_for_output("ready");
+    assert!(lab.output().starts_with("mounted\n"), "{}", lab.output());
+    assert!(
+        lab.output().contains("can't unmount /proc/keys"),
+        "what hides the node cannot be taken away: {}",
+        lab.output()
+    );
+    let mut session = handle
+        .exec(&ExecSpec {
+            args: ["sh", "-c", "grep -c '^mine /tmp' /proc/mounts"]
+                .map(str::to_string)
+                .to_vec(),
+            ..ExecSpec::default()
+        })
+        .expect("exec");
+    let Some(ExecStreams::Pipes { stdout, .. }) = session.streams.take() else {
+        panic!("pipes")
+    };
+    assert_eq!(
+        std::io::read_to_string(File::from(stdout)).expect("reads"),
+        "1\n",
+        "an exec sees it"
+    );
+    session.wait().expect("ends");
+}
+
+#[test]
 fn another_range_at_the_next_start_finds_the_same_files() {
     if !can_run() {
         return;

@@ -102,7 +102,11 @@ pub(crate) fn processes(group: &Path) -> Result<Vec<i32>, CgroupError> {
         found.extend(line.parse::<i32>().ok().filter(|process| *process > 0));
     }
     for below in subgroups(group) {
-        found.extend(processes(&below)?);
+        match processes(&below) {
+            // What it was made for has ended meanwhile, and it was removed.
+            Err(_) if !below.exists() => {}
+            outcome => found.extend(outcome?),
+        }
     }
     Ok(found)
 }

@@ -173,14 +173,19 @@ impl BlobReader<'_> {
         }
     }
 
+    /// Waits until it may download.
+    pub(crate) async fn wait_for_slot(&mut self) {
+        if self.slot.is_none() {
+            let slots = self.client.transport.downloads(&self.endpoints[self.at]);
+            self.slot = Some(slots.acquire_owned().await.expect("these slots are never closed"));
+        }
+    }
+
     /// Asks for the rest.
     async fn open(&mut self) -> Result<Incoming, Cause> {
+        self.wait_for_slot().await;
         let endpoint = &self.endpoints[self.at];
         let transport = &self.client.transport;
-        if self.slot.is_none() {
-            let slot = transport.downloads(endpoint).acquire_owned().await;
-            self.slot = Some(slot.expect("these slots are never closed"));
-        }
         let mut call = transport.get(&self.asked, endpoint, self.keychain, &self.path);
         if self.position > 0 {
             call = call.header(RANGE, &format!("bytes={}-", self.position));

@@ -3,8 +3,9 @@
 //! **Invariant:** the store checks every digest; a blob is visible only once it is right, and an image only once it is whole.
 //! What came of a blob before something broke stays in the store, also across a restart of this process, and is not fetched again.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -20,13 +21,16 @@ use crate::limits::{INDEX_CHILDREN_MAX, PIECES_MAX};
 use crate::manifest::{Entry, FetchedManifest, ManifestKind, Parts, choose};
 use crate::options::Keychain;
 use crate::progress::{Phase, Progress, Track};
+use crate::transport::lock;
 
 /// Attempts at a blob whose content is wrong: what a mirror or a cut connection spoiled may be right the second time.
 const WRONG_CONTENT_ATTEMPTS: u32 = 2;
 /// Indexes within indexes; honest images have one or two.
 const INDEX_DEPTH_MAX: usize = 4;
-/// What came is kept for the next attempt for so long after a crash.
+/// Longer than a pull takes; what came is kept for so long after a crash.
 const LEASE: DurationMs = DurationMs(24 * 3_600_000);
+/// What came of a pull that failed is kept for so long.
+const RETRY_LEASE: DurationMs = DurationMs(3_600_000);
 
 /// Which images of an index.
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,26 +99,31 @@ impl Pull<'_> {
         let track = Track::new(self.progress, env, "manifest", 0);
         track.at(Phase::Downloading, 0);
         let top = self.client.fetch_manifest(reference, self.request.keychain).await?;
-        let resolved = top.digest;
-        // Until the image is in the catalog, nothing but this keeps what comes from being collected.
-        let lease = self.blocking(move |store| {
-            let lease = store.lease(LEASE)?;
-            lease.keep(Node::Manifest(resolved))?;
-            Ok(lease)
+        let lease = self.blocking(|store| store.lease(LEASE)).await?;
+        let kept = Arc::new(Kept {
+            lease,
+            blobs: Mutex::default(),
         });
-        let lease = Arc::new(lease.await?);
-        let images = self.manifests(&top).await?;
+        let outcome = self.run_under(&kept, top, &track).await;
+        if outcome.is_err() {
+            self.keep_for_later(&kept).await;
+        }
+        outcome
+    }
+
+    async fn run_under(&self, kept: &Arc<Kept>, top: FetchedManifest, track: &Track<'_>) -> Result<Pulled> {
+        let resolved = top.digest;
+        let images = self.manifests(kept, &top).await?;
         track.end(Phase::Done);
         let mut was_here = true;
         let mut parts = Vec::new();
         for image in &images {
             let image_parts = Parts::parse(&image.bytes).map_err(|cause| cause.at(&self.asked()))?;
-            was_here &= self.take_manifest(image).await? && self.is_whole(image.digest).await?;
+            was_here &= self.take_manifest(kept, image).await? && self.is_whole(image.digest).await?;
             parts.push(image_parts);
         }
-        self.take_blobs(&lease, &images, &parts).await?;
+        self.take_blobs(kept, &images, &parts).await?;
         let image = self.enter(&top, &images).await?;
-        drop(lease);
         if self.request.unpack {
             self.unpack(image, &parts).await?;
         }
@@ -129,8 +138,26 @@ impl Pull<'_> {
         })
     }
 
+    /// Whoever tries again soon finds what has come. Failing to see to that costs a transfer, so it is no more news than the
+    /// failure of the pull.
+    async fn keep_for_later(&self, kept: &Arc<Kept>) {
+        let kept = kept.clone();
+        let later = self.blocking(move |store| {
+            let lease = store.lease(RETRY_LEASE)?;
+            for blob in lock(&kept.blobs).iter() {
+                lease.keep(Node::Blob(*blob))?;
+            }
+            // It goes by itself.
+            let _ = lease.detach();
+            Ok(())
+        });
+        if let Err(error) = later.await {
+            tracing::debug!(%error, "registry: what came of a failed pull is not kept");
+        }
+    }
+
     /// The manifests of the images that are wanted of what the reference means.
-    async fn manifests(&self, top: &FetchedManifest) -> Result<Vec<FetchedManifest>> {
+    async fn manifests(&self, kept: &Arc<Kept>, top: &FetchedManifest) -> Result<Vec<FetchedManifest>> {
         let own = Platform::of_this_machine();
         let mut images = Vec::new();
         let mut queue = vec![(top.clone(), 0)];
@@ -154,7 +181,7 @@ impl Pull<'_> {
                 Platforms::All => entries.iter().collect(),
             };
             if self.keeps_index() {
-                self.take_manifest(&manifest).await?;
+                self.take_manifest(kept, &manifest).await?;
             }
             for entry in chosen {
                 queue.push((self.child(entry).await?, depth + 1));
@@ -201,11 +228,13 @@ impl Pull<'_> {
     }
 
     /// Stores a manifest; whether it was there.
-    async fn take_manifest(&self, manifest: &FetchedManifest) -> Result<bool> {
+    async fn take_manifest(&self, kept: &Arc<Kept>, manifest: &FetchedManifest) -> Result<bool> {
         let size = manifest.bytes.len() as u64;
         let descriptor = Descriptor::new(manifest.media_type.clone(), manifest.digest, size);
         let bytes = manifest.bytes.clone();
+        let kept = kept.clone();
         self.blocking(move |store| {
+            kept.keep(descriptor.digest)?;
             let was_here = store.open_blob(descriptor.digest).is_ok();
             store.put_blob(&descriptor, bytes.as_ref())?;
             Ok(was_here)
@@ -218,15 +247,19 @@ impl Pull<'_> {
     }
 
     /// Configurations first: they say what the layers become, so these can be unpacked while they arrive.
-    async fn take_blobs(&self, lease: &Arc<Lease>, images: &[FetchedManifest], parts: &[Parts]) -> Result<()> {
+    async fn take_blobs(&self, kept: &Arc<Kept>, images: &[FetchedManifest], parts: &[Parts]) -> Result<()> {
         let mut configs: Vec<Wanted> = Vec::new();
         let mut layers: Vec<Wanted> = Vec::new();
         for (image, parts) in images.iter().zip(parts) {
-            add_once(&mut configs, parts.config.iter(), None);
+            add_once(&mut configs, parts.config.iter(), kept, None);
             // Of several images only this machine's is of use as files.
             let unpacks = self.request.unpack && images.len() == 1;
-            let unpack_into = unpacks.then(|| (lease.clone(), image.digest));
-            add_once(&mut layers, parts.layers.iter().flatten(), unpack_into.as_ref());
+            add_once(
+                &mut layers,
+                parts.layers.iter().flatten(),
+                kept,
+                unpacks.then_some(image.digest),
+            );
         }
         try_join_all(configs.iter().map(|wanted| self.take_blob(wanted))).await?;
         try_join_all(layers.iter().map(|wanted| self.take_blob(wanted))).await?;
@@ -241,7 +274,13 @@ impl Pull<'_> {
         track.at(Phase::Waiting, 0);
         let turn = self.client.coming(digest);
         let _turn = turn.lock().await;
-        if self.blocking(move |store| Ok(store.open_blob(digest).is_ok())).await? {
+        let kept = wanted.kept.clone();
+        let is_here = self.blocking(move |store| {
+            // Before looking, so that it does not go in between.
+            kept.keep(digest)?;
+            Ok(store.open_blob(digest).is_ok())
+        });
+        if is_here.await? {
             track.end(Phase::Exists);
             return Ok(());
         }
@@ -285,11 +324,13 @@ impl Pull<'_> {
             source.read_from_origin();
         }
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
-        let (store, unpack_into) = (self.store.clone(), wanted.unpack_into.clone());
+        let (store, kept, unpack_into) = (self.store.clone(), wanted.kept.clone(), wanted.unpack_into);
+        // A thread for each layer on its way, not for those that wait.
+        source.wait_for_slot().await;
         let writer = tokio::task::spawn_blocking(move || {
             let pieces = PieceReader::new(receiver);
             match unpack_into {
-                Some((lease, image)) => store.resume_layer(&lease, image, &blob, offset, pieces),
+                Some(image) => store.resume_layer(&kept.lease, image, &blob, offset, pieces),
                 None => store.resume_blob(&blob, offset, pieces),
             }
         });
@@ -342,24 +383,41 @@ fn store_error(error: ImageError, asked: &Asked) -> DistributionError {
     .at(asked)
 }
 
+/// What the store is not to collect while it is not in the catalog yet.
+struct Kept {
+    lease: Lease,
+    blobs: Mutex<BTreeSet<Digest>>,
+}
+
+impl Kept {
+    fn keep(&self, blob: Digest) -> Result<(), ImageError> {
+        self.lease.keep(Node::Blob(blob))?;
+        lock(&self.blobs).insert(blob);
+        Ok(())
+    }
+}
+
 /// A blob to fetch.
 struct Wanted {
     entry: Entry,
+    kept: Arc<Kept>,
     /// The image whose layer it is, if it is to be laid out as files.
-    unpack_into: Option<(Arc<Lease>, Digest)>,
+    unpack_into: Option<Digest>,
 }
 
 /// Every blob once: images repeat empty layers, and share them.
 fn add_once<'a>(
     all: &mut Vec<Wanted>,
     entries: impl Iterator<Item = &'a Entry>,
-    unpack_into: Option<&(Arc<Lease>, Digest)>,
+    kept: &Arc<Kept>,
+    unpack_into: Option<Digest>,
 ) {
     for entry in entries {
         if !all.iter().any(|wanted| wanted.entry.digest == entry.digest) {
             all.push(Wanted {
                 entry: entry.clone(),
-                unpack_into: unpack_into.cloned(),
+                kept: kept.clone(),
+                unpack_into,
             });
         }
     }

@@ -516,3 +516,26 @@ async fn a_mirror_that_is_away_is_asked_once() {
     let asked: Vec<_> = mirror.seen().iter().map(|seen| seen.line()).collect();
     assert!(asked.iter().all(|line| line.contains("manifests")), "{asked:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_of_a_failed_pull_are_not_collected_before_the_next() {
+    let (registry, image) = with_image(&[100_000, 200_000]).await;
+    registry.fault(blob(&image, 1), Fault::Answer(403, vec![], "{}"));
+    let (_dir, store) = store();
+    let mut options = plain(&[&registry]);
+    // One after the other, so that the first has come when the second is refused.
+    options.downloads_max = 1;
+    let client = client(options);
+    pull(&client, &store, &registry)
+        .await
+        .expect_err("one layer is refused");
+    store.prune(&std::collections::BTreeSet::new()).expect("a healthy disk");
+    let before = registry.seen_with("GET").len();
+    pull(&client, &store, &registry).await.expect("allowed now");
+    let fetched: Vec<_> = registry.seen_with("GET")[before..]
+        .iter()
+        .map(|seen| seen.line())
+        .filter(|line| line.contains("/blobs/"))
+        .collect();
+    assert_eq!(fetched, [blob(&image, 1)]);
+}

@@ -226,7 +226,11 @@ fn resolve_stage(
         line: Some(stage.span.line),
     };
     let inherited = match &stage.base {
-        Base::Scratch => Inherited::default(),
+        // As BuildKit has it.
+        Base::Scratch => Inherited::image(Config {
+            working_dir: "/".to_string(),
+            ..Config::default()
+        }),
         Base::Stage(base) => {
             resolve_stage(work, *base, stages)?;
             stages

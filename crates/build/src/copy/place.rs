@@ -205,14 +205,11 @@ fn make_folder(root: &View, parent: &OwnedFd, name: &OsStr, here: &Path, owner: 
         Err(Errno::EEXIST) => return ensure_in_root(root, here, Kind::Folder).map_err(BuildError::errno("make", here)),
         Err(errno) => return Err(BuildError::errno("make folder", here)(errno)),
     }
-    // Whatever this process's umask.
-    fchmodat(
-        parent,
-        name,
-        Mode::from_bits_truncate(0o755),
-        FchmodatFlags::FollowSymlink,
-    )
-    .map_err(BuildError::errno("set mode of", here))?;
+    // Whatever this process's umask; below a set-group-id folder the kernel has given it that bit too.
+    let made = nix::sys::stat::fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    let inherited = made.map_err(BuildError::errno("examine", here))?.st_mode & nix::libc::S_ISGID;
+    let mode = Mode::from_bits_truncate(0o755 | inherited);
+    fchmodat(parent, name, mode, FchmodatFlags::FollowSymlink).map_err(BuildError::errno("set mode of", here))?;
     if let Some(owner) = owner {
         let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
         fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)

@@ -3,6 +3,7 @@
 //! Takes minutes, and needs the node's package mirror: `cargo test -p gantry-build --test peers -- --ignored`.
 
 mod docker;
+mod figures;
 mod files;
 
 #[path = "../suite/support.rs"]
@@ -241,6 +242,8 @@ fn is_known(key: &str, value: &Value, buildkit: bool) -> bool {
                         .any(|one| one.as_str().is_some_and(|one| one.starts_with("PATH=")))
                 })
         }
+        // It leaves the folder of an empty base out.
+        "WorkingDir" => !buildkit && *value == "/",
         _ => false,
     }
 }

@@ -202,7 +202,7 @@ fn results_can_be_sent_back() {
         let other = gantry_image::Store::open(lab.folder.path().join(format!("other-{output:?}"))).expect("store");
         let loaded = other.load(&seen.output[..]).expect("loads");
         assert_eq!(loaded[0].digest.to_string(), result.digest);
-        assert_eq!(loaded[0].references[0].familiar(), "test");
+        assert_eq!(loaded[0].references[0].familiar(), "test:latest");
         assert!(lab.store.resolve(&"test".parse().expect("reference")).is_none());
     }
 }

@@ -197,9 +197,10 @@ async fn loopback_may_speak_plain_http_and_others_may_not() {
     let found = loopback.resolve(&reference(&registry, "app:v1"), &keychain).await;
     found.expect("TLS was tried first, then plain HTTP");
 
+    let dir = tempfile::TempDir::new().expect("a temporary folder");
     let strict = gantry_distribution::Options {
         // With an authority of its own there is no exception for loopback.
-        ca_files: vec![any_authority()],
+        ca_files: vec![any_authority(dir.path())],
         ..options()
     };
     let error = client(strict).resolve(&reference(&registry, "app:v1"), &keychain).await;
@@ -210,8 +211,8 @@ async fn loopback_may_speak_plain_http_and_others_may_not() {
     );
 }
 
-fn any_authority() -> std::path::PathBuf {
-    let path = std::env::temp_dir().join(format!("gantry-distribution-ca-{}.pem", std::process::id()));
+fn any_authority(dir: &std::path::Path) -> std::path::PathBuf {
+    let path = dir.join("ca.pem");
     let key = rcgen::generate_simple_self_signed(vec!["nobody".to_string()]).expect("a certificate");
     fs::write(&path, key.cert.pem()).expect("a temporary file");
     path

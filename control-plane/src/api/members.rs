@@ -96,11 +96,14 @@ pub async fn change(context: &Context, request: &ChangeServerRequest) -> Result<
                 "no action is given",
             ));
         }
-        Action::Promote => raft.promote(find(context, &request.server)?).await?,
-        Action::Demote => raft.demote(find(context, &request.server)?).await?,
-        Action::Remove => raft.remove(find(context, &request.server)?).await?,
+        Action::Promote => raft.promote(find(context, &request.server).await?).await?,
+        Action::Demote => raft.demote(find(context, &request.server).await?).await?,
+        Action::Remove => raft.remove(find(context, &request.server).await?).await?,
         Action::TransferLeader if request.server.is_empty() => raft.transfer_leader(None).await?,
-        Action::TransferLeader => raft.transfer_leader(Some(find(context, &request.server)?)).await?,
+        Action::TransferLeader => {
+            raft.transfer_leader(Some(find(context, &request.server).await?))
+                .await?
+        }
         Action::Add => add(context, request).await?,
     }
     status(context).await
@@ -117,8 +120,18 @@ async fn add(context: &Context, request: &ChangeServerRequest) -> Result<(), Pro
     Ok(())
 }
 
-/// A server by id, the beginning of its id, or its address.
-fn find(context: &Context, name: &str) -> Result<ServerId, Problem> {
+/// A server by id, the beginning of its id, or its address. One that this server does not know may have been added a moment ago.
+async fn find(context: &Context, name: &str) -> Result<ServerId, Problem> {
+    match look_up(context, name) {
+        Err(problem) if problem.class == Class::NotFound => {
+            context.raft.linearizable().await?;
+            look_up(context, name)
+        }
+        found => found,
+    }
+}
+
+fn look_up(context: &Context, name: &str) -> Result<ServerId, Problem> {
     let members = context.raft.members();
     let fits = |member: &&Member| {
         let id = member.id.to_string();

@@ -57,7 +57,7 @@ impl Docker {
                 "--ip-masq=false",
                 "--exec-opt=native.cgroupdriver=cgroupfs",
             ])
-            .arg(format!("--cgroup-parent=/gantry-build-peer-{}", std::process::id()))
+            .arg(format!("--cgroup-parent=/{}", groups()))
             .args([
                 "--data-root",
                 &path("data"),
@@ -147,7 +147,28 @@ impl Drop for Docker {
         {
             let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
         }
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").expect("control groups").flatten();
+        for group in hierarchies
+            .map(|entry| entry.path().join(groups()))
+            .chain([Path::new("/sys/fs/cgroup").join(groups())])
+        {
+            remove_groups(&group);
+        }
     }
+}
+
+/// Parent of the control groups that the engine makes, and leaves behind.
+fn groups() -> String {
+    format!("gantry-build-peer-{}", std::process::id())
+}
+
+fn remove_groups(group: &Path) {
+    let Ok(entries) = fs::read_dir(group) else { return };
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        remove_groups(&entry.path());
+    }
+    // One in use shows as a leftover, which is what it is.
+    let _ = fs::remove_dir(group);
 }
 
 /// A tar of a minimal Debian that installs packages from the node's mirror; made once and kept in the cache.

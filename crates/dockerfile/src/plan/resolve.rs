@@ -304,7 +304,8 @@ impl<'g> Resolver<'g> {
         if self.arguments.iter().any(|(argument, _)| argument == name) {
             return;
         }
-        let near = nearest(name, self.variables.names());
+        let arguments = self.arguments.iter().map(|(argument, _)| argument.as_str());
+        let near = nearest(name, self.variables.names().chain(arguments));
         if self.is_unknown && near.is_none() {
             return;
         }

@@ -7,8 +7,10 @@ use std::path::Path;
 
 use gantry_model::net::Ipv4Net;
 use gantry_netplan::Gateway;
+use nix::errno::Errno;
 use rtnetlink::packet_route::address::AddressFlags;
 
+use crate::error::errno;
 use crate::links::{Link, Links, REPLICA_LINK, Veth};
 use crate::routes::Target;
 use crate::{NetworkError, namespace, node};
@@ -28,20 +30,33 @@ pub(crate) struct Endpoint<'a> {
 pub(crate) async fn attach(links: &Links, path: &Path, endpoint: &Endpoint<'_>) -> Result<(), NetworkError> {
     let (address, gateway) = (endpoint.address, endpoint.gateway);
     let inside = namespace::open_or_create(path).await?;
-    if inside.is_fresh || links.find(endpoint.name).await?.is_none() {
-        let veth = Veth {
-            name: endpoint.name,
-            namespace: &inside.file,
-            gateway: gateway.address,
-            address,
-            mtu: endpoint.mtu,
-        };
+    let veth = Veth {
+        name: endpoint.name,
+        namespace: &inside.file,
+        gateway: gateway.address,
+        address,
+        mtu: endpoint.mtu,
+    };
+    if inside.is_fresh {
+        add_fresh(links, &veth).await?;
+    } else if links.find(endpoint.name).await?.is_none() {
         links.add_veth(&veth).await?;
     }
     ready_inside(&inside.links, address, gateway).await?;
     // The route comes last: it takes the address from whoever had it before, should a link linger.
     let link = existing(links, endpoint.name).await?;
     node::ready_replica(links, &link, address, gateway.address).await
+}
+
+/// The kernel takes its time to end a namespace that was let go; the link that led there lingers under the same name.
+async fn add_fresh(links: &Links, veth: &Veth<'_>) -> Result<(), NetworkError> {
+    match links.add_veth(veth).await {
+        Err(NetworkError::Netlink { source, .. }) if errno(&source) == Some(Errno::EEXIST) => {
+            links.delete(veth.name).await?;
+            links.add_veth(veth).await
+        }
+        added => added,
+    }
 }
 
 async fn ready_inside(inside: &Links, address: Ipv4Addr, gateway: Gateway) -> Result<(), NetworkError> {

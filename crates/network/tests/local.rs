@@ -102,7 +102,7 @@ fn containers_reach_each_other_the_world_and_replicas() {
         answer.expect("its neighbour answers"),
         (two.name.clone(), IpAddr::V4(one.address))
     );
-    let outside = lab.outside.run(|| async {
+    lab.outside.run(|| async {
         let listener = tokio::net::TcpListener::bind("0.0.0.0:90").await.expect("free");
         tokio::spawn(async move {
             while let Ok((mut stream, from)) = listener.accept().await {
@@ -111,7 +111,6 @@ fn containers_reach_each_other_the_world_and_replicas() {
             }
         });
     });
-    let () = outside;
     let seen = one.run(|| ask_tcp(at(OUTSIDE, 90))).expect("masqueraded").1;
     assert_eq!(seen, IpAddr::V4(underlay_address(1)));
     let to = at(replica.address, 80);
@@ -251,6 +250,14 @@ fn nothing_is_left_of_containers_and_of_the_whole() {
             .run(move |network| async move { network.detach(id) })
             .expect("detached");
         assert!(!attached.namespace.exists());
+    }
+    // Let go and taken again at once, while the kernel still ends the former namespace.
+    for _ in 0..5 {
+        let attached = local.attach(940);
+        assert!(attached.namespace.exists());
+        local
+            .run(|network| async move { network.detach(ReplicaId(940)) })
+            .expect("detached");
     }
     assert_eq!(local.network.list().expect("readable"), []);
     lab::eventually("the links are gone", || !node.machine.ip("-o link").contains(": gv"));

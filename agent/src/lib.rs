@@ -65,7 +65,7 @@ use crate::drivers::volumes::LocalVolumes;
 use crate::engine::Engine;
 use crate::engine::store::RecordStore;
 use crate::identity::Member;
-use crate::limits::INCOMING;
+use crate::limits::{INCOMING, LINK_NAME_MAX};
 use crate::service::NodeService;
 use crate::service::local::LocalSocket;
 use crate::service::registry::Registries;
@@ -320,7 +320,7 @@ async fn engine(
     shutdown: &CancellationToken,
 ) -> Result<Engine, Problem> {
     let network = gantry_network::LocalConfig {
-        link: format!("{}l", config.bridge),
+        link: local_link(&config.bridge),
         table: format!("{}_local", table_of(&config.bridge)),
         run_dir: config.run_dir.join("netns-local"),
         pool: config.local_pool,
@@ -360,6 +360,13 @@ fn table_of(bridge: &str) -> String {
         "gantry0" => "gantry".to_string(),
         other => other.to_string(),
     }
+}
+
+/// The link of the local network is named after the other one, within the 15 characters that a link's name has.
+fn local_link(bridge: &str) -> String {
+    let stem: String = bridge.chars().take(LINK_NAME_MAX - 1).collect();
+    let ending = if bridge.ends_with('l') { 'm' } else { 'l' };
+    format!("{stem}{ending}")
 }
 
 fn node_at(shared: &Shared, address: SocketAddr) -> Option<NodeId> {

@@ -42,6 +42,8 @@ pub const CHUNK_BYTES: usize = 256 * 1024;
 pub const BLOB_TIMEOUT: DurationMs = DurationMs(20_000);
 /// Set aside for the machine itself when the configuration says nothing: the agent and its shims (about 2 MiB each).
 pub const RESERVE_MEMORY_DEFAULT: ByteSize = ByteSize::mib(128);
+/// Longest name of a link (`IFNAMSIZ` without the final zero, linux/if.h).
+pub const LINK_NAME_MAX: usize = 15;
 /// Smallest pool of containers run by hand: network, gateway, one container and broadcast.
 pub const LOCAL_POOL_SIZE_MIN: u64 = 4;
 /// The disk is looked at this often; it is collected only when it runs short.

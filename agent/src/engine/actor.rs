@@ -43,11 +43,14 @@ pub(crate) enum Command {
     /// It has another name.
     Rename { name: String, reply: Reply },
     /// Change what it may use and when it is started again.
-    Update {
-        resources: Option<Resources>,
-        restart: Option<RestartPolicy>,
-        reply: Reply,
-    },
+    Update { changes: Box<Changes>, reply: Reply },
+}
+
+/// What is changed of a container; absent leaves it.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) resources: Option<Resources>,
+    pub(crate) restart: Option<RestartPolicy>,
 }
 
 /// How it is stopped.
@@ -102,7 +105,12 @@ pub(crate) struct Actor {
     ending: Vec<Reply>,
     then: VecDeque<Then>,
     saves: Saves,
+    /// Held by whoever writes the container's folder: a record must not be written while the folder is removed.
+    folder: Folder,
 }
+
+/// Guards a container's folder.
+pub(super) type Folder = Arc<tokio::sync::Mutex<()>>;
 
 /// One save at a time; changes meanwhile become one more.
 #[derive(Debug, Default)]
@@ -164,6 +172,7 @@ impl Actor {
             ending: Vec::new(),
             then: VecDeque::new(),
             saves: Saves::default(),
+            folder: Folder::default(),
         };
         (actor, seen)
     }
@@ -242,11 +251,7 @@ impl Actor {
                 self.changed();
                 answer(reply, Ok(()));
             }
-            Command::Update {
-                resources,
-                restart,
-                reply,
-            } => self.on_update(resources, restart, reply),
+            Command::Update { changes, reply } => self.on_update(*changes, reply),
         }
     }
 
@@ -417,10 +422,12 @@ impl Actor {
         self.record.life.start_failed(&failure.reason, failure.exit_code);
         self.image = None;
         let problem = Problem::new(Class::Invalid, self.record.object(), failure.reason.clone());
-        for reply in std::mem::take(&mut self.starting) {
+        let waiting = std::mem::take(&mut self.starting);
+        // Who is told sees the reason in the record, too.
+        self.end();
+        for reply in waiting {
             answer(reply, Err(problem.clone()));
         }
-        self.end();
     }
 
     fn on_exited(&mut self, attempt: Attempt, exit: Exit) {

@@ -12,6 +12,7 @@ use gantry_network::LocalPort;
 use gantry_runtime::{LaunchOptions, Peers};
 use tokio::sync::oneshot;
 
+use super::actor::Folder;
 use super::parts::Parts;
 use super::record::Record;
 use super::resolver;
@@ -60,13 +61,14 @@ pub(super) async fn launch(
     record: Record,
     ready: Option<ReadyImage>,
     watcher: Option<Watcher>,
+    folder: &Folder,
 ) -> Result<Up, LaunchFailure> {
     let store = parts.store.clone();
     let saved = record.clone();
     let save = async move {
-        blocking(move || store.save(&saved))
-            .await
-            .map_err(|problem| ours(&problem))
+        let _held = folder.lock().await;
+        let saved = blocking(move || store.save(&saved)).await;
+        saved.map_err(|problem| ours(&problem))
     };
     let content = content(parts, &record, ready);
     let (image_and_mounts, place, ()) = tokio::try_join!(content, network(parts, &record), save)?;
@@ -194,10 +196,9 @@ async fn bridge(parts: &Parts, record: &Record, hostname: String) -> Result<Loca
     let attached = parts.bridge.attach(record.id, avoid.clone()).await?;
     let local = local_ports(attached.address, &ports);
     parts.bridge.publish(local, avoid.clone()).await?;
-    if record.spec.container.dns.is_empty() && resolver::needs_forwarder(&node_resolver()) {
-        if let Err(problem) = parts.bridge.serve_names(avoid).await {
-            tracing::warn!(%problem, "containers have no name server");
-        }
+    let needs_names = record.spec.container.dns.is_empty() && resolver::needs_forwarder(&node_resolver());
+    if needs_names && let Err(problem) = parts.bridge.serve_names(avoid).await {
+        tracing::warn!(%problem, "containers have no name server");
     }
     Ok(Located {
         network: LaunchNetwork::Path(attached.namespace),

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::disk::ImageFacts;
 use crate::drivers::{ReadyImage, blocking};
 use crate::shared::Shared;
-use actor::{Actor, Command, Reply, Stop, gone};
+use actor::{Actor, Changes, Command, Reply, Stop, gone};
 use filters::Filters;
 use launch::{Watcher, local_ports};
 use parts::Parts;
@@ -289,11 +289,8 @@ impl Engine {
         resources: Option<gantry_model::spec::Resources>,
         restart: Option<gantry_model::spec::RestartPolicy>,
     ) -> Result<Container, Problem> {
-        let update = |reply| Command::Update {
-            resources,
-            restart,
-            reply,
-        };
+        let changes = Box::new(Changes { resources, restart });
+        let update = |reply| Command::Update { changes, reply };
         self.ask(text, update).await
     }
 

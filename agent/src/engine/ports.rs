@@ -176,7 +176,7 @@ mod tests {
         let mut ports = Ports::default();
         let local = port(Some(80), Some([127, 0, 0, 1]));
         ports
-            .claim(ReplicaId(1), "one", &[local.clone()], NOBODY)
+            .claim(ReplicaId(1), "one", std::slice::from_ref(&local), NOBODY)
             .expect("free");
         let other = port(Some(80), Some([10, 0, 0, 1]));
         ports

@@ -371,8 +371,12 @@ async fn the_next_agent_adopts_what_runs_and_starts_what_docker_would() {
     let launches = place.machine.state().launches;
 
     let agent = place.start().await;
-    agent.until_status("kept", ContainerStatus::Running).await;
+    until("what is always to run is started", || {
+        place.machine.state().launches > launches
+    })
+    .await;
     agent.until_status("always", ContainerStatus::Running).await;
+    agent.until_status("kept", ContainerStatus::Running).await;
     agent.until_status("lost", ContainerStatus::Exited).await;
     agent.until_gone("once").await;
     assert_eq!(agent.container("lost").state.exit_code, Some(255));

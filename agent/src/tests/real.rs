@@ -37,7 +37,7 @@ use crate::testing::{DEADLINE, node, replica, until, until_or_timeout};
 use crate::{AgentConfig, Join};
 
 /// Runs a test on threads of its own, whose network and mounts are nobody else's.
-fn apart<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+pub(super) fn apart<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let work = move || {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root may do this");
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -61,21 +61,21 @@ fn command(program: &str, arguments: &[&str]) {
 }
 
 /// A machine with an agent.
-struct Host {
-    folder: TempDir,
+pub(super) struct Host {
+    pub(super) folder: TempDir,
     cluster: Arc<Cluster>,
     server: Server,
-    cgroup_parent: String,
+    pub(super) cgroup_parent: String,
     number: u16,
 }
 
-struct Running {
+pub(super) struct Running {
     task: JoinHandle<Result<(), gantry_model::Problem>>,
     shutdown: CancellationToken,
 }
 
 impl Host {
-    async fn new(name: &str) -> Self {
+    pub(super) async fn new(name: &str) -> Self {
         Self::in_cluster(Arc::new(Cluster::new()), name, 1).await
     }
 
@@ -106,11 +106,11 @@ impl Host {
         SocketAddr::from(([127, 0, 0, 1], 7600 + self.number))
     }
 
-    fn data_dir(&self) -> PathBuf {
+    pub(super) fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    fn start(&self) -> Running {
+    pub(super) fn start(&self) -> Running {
         let name = if self.number == 1 { "alpha" } else { "beta" };
         let config = AgentConfig {
             data_dir: self.data_dir(),
@@ -139,7 +139,7 @@ impl Host {
     }
 
     /// What a server holds towards the agent.
-    fn client(&self) -> NodeAgentClient<Channel> {
+    pub(super) fn client(&self) -> NodeAgentClient<Channel> {
         let identity = self.cluster.identity(Role::Server, &ServerId(1).to_string());
         let channels = Channels::new(Credentials::new(identity).expect("usable"));
         let remote = Remote::Agent(NodeId(u64::from(self.number)));
@@ -157,7 +157,7 @@ impl Host {
     }
 
     /// Imports an image; its digest.
-    async fn with_image(&self) -> (NodeAgentClient<Channel>, String) {
+    pub(super) async fn with_image(&self) -> (NodeAgentClient<Channel>, String) {
         until("a session", || self.server.state().sessions > 0).await;
         let mut client = self.client();
         let reply = client
@@ -171,7 +171,7 @@ impl Host {
 }
 
 impl Running {
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.expect("it does not crash").expect("it ends well");
     }
@@ -219,7 +219,8 @@ fn import() -> Vec<ImportImageChunk> {
     fs::create_dir_all(&bin).expect("made");
     fs::copy("/bin/busybox", bin.join("busybox")).expect("the package busybox-static must be installed");
     for name in [
-        "sh", "sleep", "cat", "echo", "touch", "test", "hostname", "nslookup", "env",
+        "sh", "sleep", "cat", "echo", "touch", "test", "hostname", "nslookup", "env", "httpd", "wget", "id", "rm",
+        "true",
     ] {
         std::os::unix::fs::symlink("busybox", bin.join(name)).expect("made");
     }

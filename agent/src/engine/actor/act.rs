@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use gantry_lifecycle::{Attempt, Found};
 use gantry_model::container::ContainerStatus;
-use gantry_model::spec::{Resources, RestartPolicy};
 use gantry_model::{DurationMs, Problem, ReplicaId, Timestamp};
 use nix::libc;
 
-use super::{Actor, Outcome, Phase, Reply, Stop, answer};
+use super::{Actor, Changes, Folder, Outcome, Phase, Reply, Stop, answer};
 use crate::drivers::blocking;
 use crate::engine::launch::{self, Watcher};
 use crate::engine::parts::{Parts, View};
@@ -47,7 +46,9 @@ impl Actor {
         }
         self.saves.under_way = true;
         let (store, record) = (self.parts.store.clone(), self.record.clone());
+        let folder = Arc::clone(&self.folder);
         self.beside.spawn(async move {
+            let _held = folder.lock().await;
             if let Err(problem) = blocking(move || store.save(&record)).await {
                 tracing::error!(%problem, "a container's record could not be saved");
             }
@@ -59,8 +60,9 @@ impl Actor {
         self.phase = Phase::Starting;
         self.record.life.begin();
         let (parts, record, image) = (Arc::clone(&self.parts), self.record.clone(), self.image.take());
+        let folder = Arc::clone(&self.folder);
         self.beside.spawn(async move {
-            let started = launch::launch(&parts, record, image, watcher).await;
+            let started = launch::launch(&parts, record, image, watcher, &folder).await;
             Outcome::Started(started.map(Box::new))
         });
     }
@@ -170,7 +172,8 @@ impl Actor {
         });
     }
 
-    pub(super) fn on_update(&mut self, resources: Option<Resources>, restart: Option<RestartPolicy>, reply: Reply) {
+    pub(super) fn on_update(&mut self, changes: Changes, reply: Reply) {
+        let Changes { resources, restart } = changes;
         if let Some(restart) = restart {
             if self.record.spec.auto_remove && restart.condition != gantry_model::spec::RestartCondition::None {
                 let reason = "goes when it ends, so it cannot be started again by a policy";
@@ -233,14 +236,15 @@ impl Actor {
         self.record.life.state.status = ContainerStatus::Removing;
         self.changed();
         let (parts, record) = (Arc::clone(&self.parts), self.record.clone());
+        let folder = Arc::clone(&self.folder);
         self.beside.spawn(async move {
-            let removed = remove(&parts, &record, volumes).await;
+            let removed = remove(&parts, &record, volumes, &folder).await;
             Outcome::Removed(removed, reply)
         });
     }
 }
 
-async fn remove(parts: &Parts, record: &super::Record, volumes: bool) -> Result<(), Problem> {
+async fn remove(parts: &Parts, record: &super::Record, volumes: bool, folder: &Folder) -> Result<(), Problem> {
     let id = record.id;
     parts.runtime.release(id).await?;
     launch::release_network(parts, record).await?;
@@ -250,5 +254,6 @@ async fn remove(parts: &Parts, record: &super::Record, volumes: bool) -> Result<
         parts.volumes.keep(id).await?;
     }
     let store = parts.store.clone();
+    let _held = folder.lock().await;
     blocking(move || store.forget(id)).await
 }

@@ -174,7 +174,7 @@ async fn begin(
     if let Ok(attached) = opened.await {
         return Ok((watched, Some(attached)));
     }
-    let failed = starting.await.unwrap_or_else(|_| Ok(()));
+    let failed = starting.await.unwrap_or(Ok(()));
     let code = entry.view.borrow().record.life.state.exit_code;
     match failed {
         Err(problem) if !code.is_some_and(|code| CANNOT_RUN.contains(&code)) => Err(problem),

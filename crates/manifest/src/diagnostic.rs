@@ -68,7 +68,7 @@ pub(crate) struct Site {
 /// Collects diagnostics. Shared by everything that reads one application, hence the interior mutability.
 #[derive(Debug, Default)]
 pub(crate) struct Sink {
-    names: Vec<String>,
+    names: RefCell<Vec<String>>,
     found: RefCell<Vec<(Option<Place>, Diagnostic)>>,
     errors: Cell<usize>,
 }
@@ -76,9 +76,16 @@ pub(crate) struct Sink {
 impl Sink {
     pub fn new(names: Vec<String>) -> Self {
         Self {
-            names,
+            names: RefCell::new(names),
             ..Self::default()
         }
+    }
+
+    /// Another file that places may be in; gives its number.
+    pub fn add_source(&self, name: &str) -> u32 {
+        let mut names = self.names.borrow_mut();
+        names.push(name.to_string());
+        u32::try_from(names.len() - 1).unwrap_or(u32::MAX)
     }
 
     pub fn error(&self, site: &Site, message: impl Into<String>, help: Option<String>) {
@@ -121,7 +128,8 @@ impl Sink {
                 (Severity::Error, None) | (Severity::Warning, _) => return,
             };
         }
-        let source = site.place.and_then(|place| self.names.get(place.source as usize));
+        let names = self.names.borrow();
+        let source = site.place.and_then(|place| names.get(place.source as usize));
         found.push((
             site.place,
             Diagnostic {

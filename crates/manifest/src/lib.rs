@@ -17,6 +17,7 @@ mod suggest;
 mod words;
 mod yaml;
 
+pub use compose::{ImageSource, PullPolicy};
 pub use diagnostic::{Diagnostic, Severity, Span};
 pub use env_file::{EnvFileError, env_file};
 pub use load::{Files, Loaded, MemoryFiles, Options, Source, load};

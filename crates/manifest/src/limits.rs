@@ -39,6 +39,15 @@ pub const PORTS_PER_SERVICE_MAX: usize = 16_384;
 /// Diagnostics kept; a file with more is broken in one place, and the first ones say where.
 pub const DIAGNOSTICS_MAX: usize = 100;
 
+/// Largest seccomp profile in bytes; Docker's own has some 15,000. It is copied into the spec of each service that names it.
+pub const SECCOMP_BYTES_MAX: usize = 1 << 18;
+
+/// Deepest nesting of `include`.
+pub const INCLUDE_DEPTH_MAX: usize = 16;
+
+/// Most files that `include` and `extends` read, together.
+pub const FILES_MAX: usize = 1000;
+
 /// Largest env file in bytes.
 pub const ENV_FILE_BYTES_MAX: usize = 1 << 20;
 

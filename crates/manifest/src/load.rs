@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gantry_model::Name;
 use gantry_model::spec::Application;
 
-use crate::compose::{self, Context};
+use crate::compose::{self, Context, ImageSource, Sources};
 use crate::diagnostic::{Diagnostic, Severity, Sink};
 use crate::yaml::cursor::Cursor;
 use crate::yaml::interpolate::interpolate;
@@ -63,8 +64,12 @@ pub struct Options {
 pub struct Loaded {
     /// The application, absent when there is an error among the diagnostics.
     pub application: Option<Application>,
+    /// Where the images of its services come from; empty when it is absent.
+    pub images: BTreeMap<Name, ImageSource>,
     /// Everything that was found, in the order of the files.
     pub diagnostics: Vec<Diagnostic>,
+    /// The manifests that were given, and those that they include or extend: where diagnostics point.
+    pub sources: Vec<Source>,
 }
 
 impl Loaded {
@@ -79,22 +84,26 @@ impl Loaded {
 #[must_use]
 pub fn load(sources: &[Source], options: &Options, files: &dyn Files) -> Loaded {
     let sink = Sink::new(sources.iter().map(|source| source.name.clone()).collect());
-    let application = read(sources, options, files, &sink);
-    let application = application.filter(|_| !sink.has_errors());
+    let mut further = Sources::new(files, &sink);
+    let read = read(sources, options, &mut further);
+    let sources = [sources, &further.read].concat();
+    let (application, images) = read.filter(|_| !sink.has_errors()).unzip();
     Loaded {
         application,
+        images: images.unwrap_or_default(),
         diagnostics: sink.into_sorted(),
+        sources,
     }
 }
 
-fn read(sources: &[Source], options: &Options, files: &dyn Files, sink: &Sink) -> Option<Application> {
-    let mut budget = Budget::default();
-    let roots = parse_all(sources, &mut budget, sink)?;
+fn read(sources: &[Source], options: &Options, further: &mut Sources<'_>) -> Option<compose::Read> {
+    let (files, sink) = (further.files, further.sink);
+    let roots = parse_all(sources, &mut further.budget, sink)?;
     let namespace = compose::project_name(&roots, options, sink)?;
     let mut environment = options.environment.clone();
     environment.insert(PROJECT_NAME_VARIABLE.to_string(), namespace.to_string());
-    let mut root = merge_all(roots, &environment, sink)?;
-    compose::inherit(&mut root, &mut budget, sink)?;
+    let mut root = merge_all(roots, options, &environment, further)?;
+    compose::inherit(&mut root, &options.base_dir, &environment, further)?;
     drop_resets(&mut root);
     let context = Context {
         options,
@@ -105,6 +114,7 @@ fn read(sources: &[Source], options: &Options, files: &dyn Files, sink: &Sink) -
         volumes: BTreeMap::new(),
         configs: Default::default(),
         secrets: Default::default(),
+        secret_sources: Default::default(),
         used: Default::default(),
     };
     Some(compose::application(&Cursor::root(&root, sink), context, sink))
@@ -131,11 +141,17 @@ fn parse_all(sources: &[Source], budget: &mut Budget, sink: &Sink) -> Option<Vec
     roots.into_iter().collect()
 }
 
-fn merge_all(roots: Vec<Node>, environment: &BTreeMap<String, String>, sink: &Sink) -> Option<Node> {
+fn merge_all(
+    roots: Vec<Node>,
+    options: &Options,
+    environment: &BTreeMap<String, String>,
+    further: &mut Sources<'_>,
+) -> Option<Node> {
     roots
         .into_iter()
         .map(|mut root| {
-            interpolate(&mut root, environment, sink);
+            interpolate(&mut root, environment, further.sink);
+            compose::include(&mut root, &options.base_dir, environment, further);
             root
         })
         .reduce(merge)

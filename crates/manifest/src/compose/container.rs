@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use gantry_model::Name;
 use gantry_model::spec::{ContainerSpec, DataKind, Ulimit, User};
 
 use super::scalar::{boolean, integer, labels, pairs, parsed, scalar, some_text, text, texts};
-use super::{Context, data, environment, health, keys, mounts, resolver};
+use super::{Context, data, devices, environment, health, image, keys, mounts, namespaces, resolver};
+use crate::limits::SECCOMP_BYTES_MAX;
 use crate::words::{WordsError, split};
 use crate::yaml::cursor::Cursor;
 
@@ -40,9 +42,9 @@ const ULIMITS: &[&str] = &[
 const SIGNAL_MAX: i64 = 64;
 
 /// The container of a service.
-pub(crate) fn container(service: &Cursor<'_>, context: &Context<'_>) -> ContainerSpec {
+pub(crate) fn container(service: &Cursor<'_>, name: &Name, context: &Context<'_>) -> ContainerSpec {
     let mut container = ContainerSpec {
-        image: image(service),
+        image: image::name(service, name, context),
         environment: environment::environment(service, context),
         labels: environment::label_files(service, context),
         mounts: mounts::mounts(service, context),
@@ -54,60 +56,12 @@ pub(crate) fn container(service: &Cursor<'_>, context: &Context<'_>) -> Containe
         .labels
         .extend(service.read("labels", labels).unwrap_or_default());
     process(service, &mut container);
-    security(service, &mut container);
+    security(service, &mut container, context);
+    devices::devices(service, &mut container);
+    namespaces::namespaces(service, &mut container);
     kernel(service, &mut container);
     resolver::resolver(service, &mut container);
     container
-}
-
-/// The image, which must exist: `build` is not done at deployment.
-fn image(service: &Cursor<'_>) -> String {
-    if let Some(build) = service.get("build") {
-        if build.is_map() {
-            build.check_keys(keys::BUILD);
-        }
-        if service.get("image").is_some() {
-            build.warn_key("'build' has no effect: the image must exist when it is deployed");
-        } else {
-            build.error_key(
-                "'build' without 'image' is not supported yet",
-                Some("build the image, push it where the nodes can pull it, and name it by 'image'".to_string()),
-            );
-        }
-    }
-    let Some(at) = service.get("image") else {
-        if service.get("build").is_none() {
-            service.error_key("'image' is missing", None);
-        }
-        return String::new();
-    };
-    let image = some_text(&at).unwrap_or_default();
-    if image.contains(char::is_whitespace) || image.contains(['\'', '"', '\\']) {
-        at.error(format!("'{image}' is not an image reference"));
-    }
-    check_pull_policy(service);
-    image
-}
-
-/// The digest is pinned when the manifest is applied and pulled where it is missing: other policies mean nothing or cannot be.
-fn check_pull_policy(service: &Cursor<'_>) {
-    let Some(at) = service.get("pull_policy") else { return };
-    let Some(policy) = some_text(&at) else { return };
-    match policy.as_str() {
-        "missing" | "if_not_present" => {}
-        "always" | "refresh" | "daily" | "weekly" => {
-            at.warn(format!(
-                "'{policy}' has no effect: the image is pinned at each apply and pulled where it is missing"
-            ));
-        }
-        every if every.starts_with("every_") => {
-            at.warn(format!(
-                "'{every}' has no effect: the image is pinned at each apply and pulled where it is missing"
-            ));
-        }
-        "never" | "build" => at.error_with(format!("pull_policy '{policy}' is not supported yet"), "remove it"),
-        _ => at.error_with(format!("'{policy}' is not a pull policy"), "use missing"),
-    }
 }
 
 fn process(service: &Cursor<'_>, container: &mut ContainerSpec) {
@@ -123,6 +77,7 @@ fn process(service: &Cursor<'_>, container: &mut ContainerSpec) {
         Some(path)
     });
     container.hostname = service.read("hostname", hostname);
+    container.domainname = service.read("domainname", hostname);
     container.init = flag(service, "init");
     container.tty = flag(service, "tty");
     container.stdin_open = flag(service, "stdin_open");
@@ -214,44 +169,59 @@ fn signal(at: &Cursor<'_>) -> Option<String> {
     Some(format!("SIG{name}"))
 }
 
-fn security(service: &Cursor<'_>, container: &mut ContainerSpec) {
+fn security(service: &Cursor<'_>, container: &mut ContainerSpec, context: &Context<'_>) {
     container.privileged = flag(service, "privileged");
     container.read_only = flag(service, "read_only");
     container.cap_add = service.read("cap_add", capabilities).unwrap_or_default();
     container.cap_drop = service.read("cap_drop", capabilities).unwrap_or_default();
     if let Some(options) = service.get("security_opt") {
         for option in options.items() {
-            security_option(&option, container);
-        }
-    }
-    for (key, fine) in [
-        ("ipc", &["private", "shareable", "none"][..]),
-        ("cgroup", &["private"]),
-        ("isolation", &["default"]),
-    ] {
-        if let Some(at) = service.get(key)
-            && let Some(word) = some_text(&at)
-            && !fine.contains(&word.as_str())
-        {
-            at.error_with(
-                format!("{key} '{word}' is not supported yet"),
-                "remove it: a container has its own",
-            );
+            security_option(&option, container, context);
         }
     }
 }
 
-fn security_option(at: &Cursor<'_>, container: &mut ContainerSpec) {
+fn security_option(at: &Cursor<'_>, container: &mut ContainerSpec, context: &Context<'_>) {
     let Some(text) = some_text(at) else { return };
-    match text.replacen('=', ":", 1).as_str() {
-        "no-new-privileges" | "no-new-privileges:true" => container.no_new_privileges = true,
-        "no-new-privileges:false" => container.no_new_privileges = false,
-        "seccomp:unconfined" => container.seccomp_unconfined = true,
-        "apparmor:unconfined" | "label:disable" | "systempaths:confined" => {}
+    match text.split_once(['=', ':']).unwrap_or((&text, "")) {
+        ("no-new-privileges", "" | "true") => container.no_new_privileges = true,
+        ("no-new-privileges", "false") => container.no_new_privileges = false,
+        ("seccomp", "unconfined") => container.seccomp_unconfined = true,
+        ("seccomp", file) if !file.is_empty() => container.seccomp_profile = seccomp(at, file, context),
+        ("apparmor", profile) if !profile.is_empty() => container.apparmor_profile = Some(profile.to_string()),
+        ("systempaths", "unconfined") => container.system_paths_unconfined = true,
+        ("label", "disable") | ("systempaths", "confined") => {}
+        ("label", _) => at.error_with("labels of SELinux are not set", "remove it"),
         _ => at.error_with(
-            format!("security option '{text}' is not supported yet"),
-            "supported are no-new-privileges and seccomp:unconfined",
+            format!("'{text}' is not a security option"),
+            "use no-new-privileges, seccomp:FILE, seccomp:unconfined, apparmor:PROFILE or systempaths=unconfined",
         ),
+    }
+}
+
+/// The profile itself, since nodes do not have the file.
+fn seccomp(at: &Cursor<'_>, file: &str, context: &Context<'_>) -> Option<String> {
+    let path = environment::resolve(file, &context.options.base_dir);
+    let bytes = match context.files.read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            at.error(format!("cannot read '{}': {error}", path.display()));
+            return None;
+        }
+    };
+    if bytes.len() > SECCOMP_BYTES_MAX {
+        at.error(format!("'{}' has more than {SECCOMP_BYTES_MAX} bytes", path.display()));
+        return None;
+    }
+    match serde_json::from_slice::<serde_json::Value>(&bytes) {
+        Ok(profile) if profile.is_object() => Some(profile.to_string()),
+        Ok(_) | Err(_) => {
+            at.error_with(
+                format!("'{}' is not a seccomp profile", path.display()),
+                "give a profile in Docker's JSON",
+            );
+            None
+        }
     }
 }
 
@@ -286,7 +256,8 @@ fn kernel(service: &Cursor<'_>, container: &mut ContainerSpec) {
     }
 }
 
-fn ulimits(at: &Cursor<'_>) -> BTreeMap<String, Ulimit> {
+/// Limits of a process by name.
+pub(crate) fn ulimits(at: &Cursor<'_>) -> BTreeMap<String, Ulimit> {
     let limit = |entry: &Cursor<'_>| {
         let name = entry.key().to_ascii_lowercase();
         if !ULIMITS.contains(&name.as_str()) {

@@ -29,10 +29,7 @@ pub(crate) const TOP: &[Key] = &[
     ("volumes", Read),
     ("configs", Read),
     ("secrets", Read),
-    (
-        "include",
-        Refused("give the included files as further manifests, they are merged"),
-    ),
+    ("include", Read),
     ("models", Refused("run the model server as a service")),
 ];
 
@@ -51,10 +48,7 @@ pub(crate) const SERVICE: &[Key] = &[
     ("stdin_open", Read),
     ("init", Read),
     ("hostname", Read),
-    (
-        "domainname",
-        Ignored("other services find this one by its name and its network aliases"),
-    ),
+    ("domainname", Read),
     (
         "container_name",
         Ignored("the replicas of a service have names of their own"),
@@ -107,12 +101,9 @@ pub(crate) const SERVICE: &[Key] = &[
     ("mac_address", Refused("addresses come from the cluster; remove it")),
     // Namespaces and control groups
     ("ipc", Read),
-    (
-        "pid",
-        Refused("a container has a process namespace of its own; remove it"),
-    ),
-    ("uts", Refused("a container has a host name of its own; remove it")),
-    ("userns_mode", Refused("remove it, and use 'user' to run without root")),
+    ("pid", Read),
+    ("uts", Read),
+    ("userns_mode", Read),
     ("cgroup", Read),
     ("cgroup_parent", Refused("use deploy.resources to set limits")),
     ("isolation", Read),
@@ -131,32 +122,23 @@ pub(crate) const SERVICE: &[Key] = &[
         "cpu_percent",
         Refused("it is for Windows; use deploy.resources.limits.cpus"),
     ),
-    ("cpu_shares", Ignored("weights are not set; use deploy.resources")),
+    ("cpu_shares", Read),
     ("cpu_quota", Read),
     ("cpu_period", Read),
-    (
-        "cpu_rt_period",
-        Refused("real-time scheduling is not given to containers; remove it"),
-    ),
-    (
-        "cpu_rt_runtime",
-        Refused("real-time scheduling is not given to containers; remove it"),
-    ),
-    ("cpuset", Ignored("which cores are used is left to the kernel")),
+    ("cpu_rt_period", Read),
+    ("cpu_rt_runtime", Read),
+    ("cpuset", Read),
     ("mem_limit", Read),
     ("mem_reservation", Read),
-    ("mem_swappiness", Ignored("swap is left to the node")),
-    ("memswap_limit", Ignored("swap is left to the node")),
-    (
-        "oom_kill_disable",
-        Refused("a container past its memory limit must end; remove it"),
-    ),
+    ("mem_swappiness", Read),
+    ("memswap_limit", Read),
+    ("oom_kill_disable", Read),
     ("oom_score_adj", Read),
     ("pids_limit", Read),
     ("shm_size", Read),
     ("ulimits", Read),
     ("sysctls", Read),
-    ("blkio_config", Ignored("disk bandwidth is shared evenly")),
+    ("blkio_config", Read),
     ("storage_opt", Refused("the size of the root is not limited; remove it")),
     // Security and devices
     ("cap_add", Read),
@@ -165,12 +147,9 @@ pub(crate) const SERVICE: &[Key] = &[
     ("read_only", Read),
     ("security_opt", Read),
     ("credential_spec", Refused("it is for Windows; remove it")),
-    (
-        "device_cgroup_rules",
-        Refused("only 'privileged: true' gives access to devices"),
-    ),
-    ("devices", Refused("only 'privileged: true' gives access to devices")),
-    ("gpus", Refused("only 'privileged: true' gives access to devices")),
+    ("device_cgroup_rules", Read),
+    ("devices", Read),
+    ("gpus", Read),
     // Files
     ("volumes", Read),
     ("tmpfs", Read),
@@ -185,33 +164,32 @@ pub(crate) const SERVICE: &[Key] = &[
     ("deploy", Read),
 ];
 
-/// `build` is checked for misspellings; an image must exist.
 pub(crate) const BUILD: &[Key] = &[
-    ("context", Silent),
-    ("dockerfile", Silent),
-    ("dockerfile_inline", Silent),
-    ("args", Silent),
-    ("target", Silent),
-    ("labels", Silent),
-    ("tags", Silent),
-    ("platforms", Silent),
-    ("network", Silent),
-    ("pull", Silent),
-    ("no_cache", Silent),
-    ("no_cache_filter", Silent),
-    ("cache_from", Silent),
-    ("cache_to", Silent),
-    ("additional_contexts", Silent),
-    ("secrets", Silent),
-    ("ssh", Silent),
-    ("entitlements", Silent),
-    ("privileged", Silent),
-    ("provenance", Silent),
-    ("sbom", Silent),
-    ("shm_size", Silent),
-    ("ulimits", Silent),
-    ("extra_hosts", Silent),
-    ("isolation", Silent),
+    ("context", Read),
+    ("dockerfile", Read),
+    ("dockerfile_inline", Read),
+    ("args", Read),
+    ("target", Read),
+    ("labels", Read),
+    ("tags", Read),
+    ("platforms", Read),
+    ("network", Read),
+    ("pull", Read),
+    ("no_cache", Read),
+    ("no_cache_filter", Ignored("use no_cache for all stages")),
+    ("cache_from", Read),
+    ("cache_to", Read),
+    ("additional_contexts", Read),
+    ("secrets", Read),
+    ("ssh", Read),
+    ("entitlements", Read),
+    ("privileged", Read),
+    ("provenance", Read),
+    ("sbom", Read),
+    ("shm_size", Read),
+    ("ulimits", Read),
+    ("extra_hosts", Read),
+    ("isolation", Ignored("it is for Windows")),
 ];
 
 pub(crate) const DEPLOY: &[Key] = &[
@@ -238,10 +216,7 @@ pub(crate) const RESERVATIONS: &[Key] = &[
     ("cpus", Read),
     ("memory", Read),
     ("generic_resources", Read),
-    (
-        "devices",
-        Refused("only 'privileged: true' gives access to devices; reserve counted things by generic_resources"),
-    ),
+    ("devices", Read),
 ];
 pub(crate) const GENERIC_RESOURCE: &[Key] = &[("discrete_resource_spec", Read)];
 pub(crate) const DISCRETE_RESOURCE: &[Key] = &[("kind", Read), ("value", Read)];
@@ -364,6 +339,27 @@ pub(crate) const VOLUME: &[Key] = &[
     ),
 ];
 
+pub(crate) const INCLUDE: &[Key] = &[("path", Read), ("project_directory", Read), ("env_file", Read)];
+pub(crate) const BLKIO: &[Key] = &[
+    ("weight", Read),
+    ("weight_device", Read),
+    ("device_read_bps", Read),
+    ("device_write_bps", Read),
+    ("device_read_iops", Read),
+    ("device_write_iops", Read),
+];
+pub(crate) const BLKIO_DEVICE: &[Key] = &[("path", Read), ("rate", Read), ("weight", Read)];
+pub(crate) const DEVICE: &[Key] = &[("source", Read), ("target", Read), ("permissions", Read)];
+pub(crate) const DEVICE_REQUEST: &[Key] = &[
+    ("capabilities", Read),
+    ("driver", Read),
+    ("count", Read),
+    ("device_ids", Read),
+    (
+        "options",
+        Ignored("the CDI files of the node say how a device is given"),
+    ),
+];
 pub(crate) const EXTERNAL: &[Key] = &[("name", Read)];
 
 pub(crate) const CONFIG: &[Key] = &[

@@ -3,22 +3,30 @@
 //! **Invariant:** everything wrong is reported in one go; a reader that fails reports and goes on with a default, and the
 //! application is given out only when nothing was reported as an error.
 
+mod block_io;
+mod build;
 mod checks;
 mod container;
 mod data;
 mod deploy;
+mod devices;
 mod environment;
 mod health;
+mod image;
+mod include;
 pub(crate) mod keys;
 mod mounts;
+mod namespaces;
 mod network;
 mod ports;
 mod project;
+mod rebase;
 mod resolver;
 mod resources;
 mod restart;
 pub(crate) mod scalar;
 mod service;
+mod sources;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +34,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use gantry_model::Name;
 use gantry_model::spec::{Application, NetworkSpec, VolumeSpec};
 
+pub use image::{ImageSource, PullPolicy};
+pub(crate) use include::include;
 pub(crate) use project::{inherit, project_name};
+pub(crate) use sources::Sources;
 
 use crate::diagnostic::Site;
 use crate::yaml::cursor::Cursor;
@@ -34,6 +45,9 @@ use crate::{Files, Options};
 
 /// The name of the network that services without `networks` share.
 const NETWORK_DEFAULT: &str = "default";
+
+/// File and variable of each secret that has one of them.
+pub(crate) type SecretSources = BTreeMap<Name, (Option<String>, Option<String>)>;
 
 /// What every reader may need besides its own node.
 pub(crate) struct Context<'c> {
@@ -46,6 +60,7 @@ pub(crate) struct Context<'c> {
     pub volumes: BTreeMap<Name, VolumeSpec>,
     pub configs: BTreeSet<Name>,
     pub secrets: BTreeSet<Name>,
+    pub secret_sources: SecretSources,
     /// Configs and secrets that some active service uses: only their content is read.
     pub used: RefCell<BTreeSet<(data::Kind, Name)>>,
 }
@@ -79,6 +94,7 @@ impl Context<'_> {
 pub(crate) struct Draft {
     pub name: Name,
     pub spec: gantry_model::spec::ServiceSpec,
+    pub image: ImageSource,
     /// Where each of `spec.ports` stands.
     pub ports: Vec<Site>,
     /// Where each of `spec.depends_on` stands.
@@ -87,8 +103,11 @@ pub(crate) struct Draft {
     pub has_restart: bool,
 }
 
+/// An application, and where the images of its services come from.
+pub(crate) type Read = (Application, BTreeMap<Name, ImageSource>);
+
 /// Reads a whole application; what comes back is only valid when the sink has no errors.
-pub(crate) fn application(root: &Cursor<'_>, mut context: Context<'_>, sink: &crate::diagnostic::Sink) -> Application {
+pub(crate) fn application(root: &Cursor<'_>, mut context: Context<'_>, sink: &crate::diagnostic::Sink) -> Read {
     root.check_keys(keys::TOP);
     check_extension(root);
     declare(root, &mut context);
@@ -96,6 +115,10 @@ pub(crate) fn application(root: &Cursor<'_>, mut context: Context<'_>, sink: &cr
     checks::across_services(&mut drafts, &inactive, sink);
     let configs = data::contents(root, data::Kind::Config, &context);
     let secrets = data::contents(root, data::Kind::Secret, &context);
+    let images = drafts
+        .iter()
+        .map(|draft| (draft.name.clone(), draft.image.clone()))
+        .collect();
     let services: BTreeMap<_, _> = drafts.into_iter().map(|draft| (draft.name, draft.spec)).collect();
     let mut networks = context.networks;
     let uses_default = services
@@ -104,14 +127,15 @@ pub(crate) fn application(root: &Cursor<'_>, mut context: Context<'_>, sink: &cr
     if !uses_default {
         networks.retain(|name, _| name.as_str() != NETWORK_DEFAULT);
     }
-    Application {
+    let application = Application {
         namespace: context.namespace,
         services,
         networks,
         volumes: context.volumes,
         configs,
         secrets,
-    }
+    };
+    (application, images)
 }
 
 /// What services may refer to.
@@ -122,6 +146,9 @@ fn declare(root: &Cursor<'_>, context: &mut Context<'_>) {
     context.volumes = root.read("volumes", |at| Some(mounts::volumes(at))).unwrap_or_default();
     context.configs = root.read("configs", |at| Some(data::names(at))).unwrap_or_default();
     context.secrets = root.read("secrets", |at| Some(data::names(at))).unwrap_or_default();
+    let base = &context.options.base_dir;
+    let sources = root.read("secrets", |at| Some(build::secret_sources(at, base)));
+    context.secret_sources = sources.unwrap_or_default();
     if let Ok(name) = Name::new(NETWORK_DEFAULT) {
         context.networks.entry(name).or_default();
     }

@@ -25,7 +25,7 @@ pub(crate) fn resolver(service: &Cursor<'_>, container: &mut ContainerSpec) {
 }
 
 /// `- NAME:ADDRESS`, `- NAME=ADDRESS` or `NAME: ADDRESS`, where a map may give several addresses.
-fn extra_hosts(at: &Cursor<'_>) -> Vec<(String, String)> {
+pub(crate) fn extra_hosts(at: &Cursor<'_>) -> Vec<(String, String)> {
     let mut hosts = Vec::new();
     if at.is_list() {
         for item in at.items() {

@@ -1,14 +1,17 @@
 //! Reservations and limits: `deploy.resources` and the older keys of the service itself.
 
-use gantry_model::spec::{GenericResource, MEMORY_LIMIT_MIN, Resources};
-use gantry_model::{ByteSize, MilliCpu};
+use gantry_model::spec::{GenericResource, MEMORY_LIMIT_MIN, Resources, SwapLimit};
+use gantry_model::{ByteSize, DurationMs, MilliCpu};
 
-use super::keys;
-use super::scalar::{integer, parsed, some_text};
+use super::scalar::{boolean, integer, parsed, scalar, some_text};
+use super::{block_io, keys};
 use crate::yaml::cursor::Cursor;
 
 /// Docker's default period of `cpu_quota`, in microseconds.
 const CPU_PERIOD_DEFAULT_US: i64 = 100_000;
+
+/// Largest weight of processor time (kernel, `MAX_SHARES`).
+const CPU_SHARES_MAX: i64 = 262_144;
 
 /// Everything about resources of one service.
 pub(crate) fn resources(service: &Cursor<'_>) -> Resources {
@@ -38,7 +41,7 @@ pub(crate) fn resources(service: &Cursor<'_>) -> Resources {
     resources
 }
 
-/// `cpus`, `cpu_quota`, `mem_limit`, `mem_reservation`, `pids_limit` of the service itself.
+/// The keys of the service itself.
 fn legacy(service: &Cursor<'_>) -> Resources {
     let quota = service
         .read("cpu_quota", |at| integer(at, -1, i64::MAX / 1000))
@@ -48,11 +51,26 @@ fn legacy(service: &Cursor<'_>) -> Resources {
         let milli = quota * 1000 / period.unwrap_or(CPU_PERIOD_DEFAULT_US);
         MilliCpu(milli.max(1).unsigned_abs())
     });
+    // −1 leaves it to the node.
+    let swappiness = service.read("mem_swappiness", |at| integer(at, -1, 100));
     Resources {
         cpu_limit: service.read("cpus", cpus).flatten().or(from_quota),
         memory_limit: service.read("mem_limit", memory).flatten(),
         pids_limit: service.read("pids_limit", pids).flatten(),
         memory_reservation: service.read("mem_reservation", memory).flatten().unwrap_or_default(),
+        cpu_shares: service
+            .read("cpu_shares", |at| unsigned(at, CPU_SHARES_MAX))
+            .filter(|shares| *shares > 0),
+        cpuset_cpus: service.read("cpuset", cpu_list),
+        cpu_period_us: period.map(i64::unsigned_abs),
+        cpu_rt_runtime_us: service.read("cpu_rt_runtime", microseconds),
+        cpu_rt_period_us: service.read("cpu_rt_period", microseconds).map(i64::unsigned_abs),
+        memory_swap_limit: service.read("memswap_limit", swap),
+        memory_swappiness: swappiness.and_then(|value| u8::try_from(value).ok()),
+        oom_kill_disable: service.read("oom_kill_disable", boolean).unwrap_or(false),
+        block_io: service
+            .read("blkio_config", |at| Some(block_io::block_io(at)))
+            .unwrap_or_default(),
         ..Resources::default()
     }
 }
@@ -73,6 +91,44 @@ fn one_value<T: PartialEq>(
         );
     }
     *into = value;
+}
+
+fn unsigned(at: &Cursor<'_>, max: i64) -> Option<u64> {
+    integer(at, 0, max).map(i64::unsigned_abs)
+}
+
+/// `0-3,7`.
+fn cpu_list(at: &Cursor<'_>) -> Option<String> {
+    let text = some_text(at)?;
+    let number = |part: &str| part.trim().parse::<u32>().ok();
+    let range = |part: &str| match part.split_once('-') {
+        Some((first, last)) => number(first)
+            .zip(number(last))
+            .is_some_and(|(first, last)| first <= last),
+        None => number(part).is_some(),
+    };
+    if !text.split(',').all(range) {
+        at.error_with(format!("'{text}' names no processors"), "write a list such as 0-3,7");
+        return None;
+    }
+    Some(text)
+}
+
+/// A number of microseconds, or a duration.
+fn microseconds(at: &Cursor<'_>) -> Option<i64> {
+    if scalar(at)?.text.trim().bytes().all(|byte| byte.is_ascii_digit()) {
+        return integer(at, 0, i64::MAX);
+    }
+    let duration: DurationMs = parsed(at)?;
+    i64::try_from(duration.0.saturating_mul(1000)).ok()
+}
+
+/// Memory and swap together; −1 is unlimited and 0 is not set.
+fn swap(at: &Cursor<'_>) -> Option<SwapLimit> {
+    if scalar(at)?.text.trim() == "-1" {
+        return Some(SwapLimit::Unlimited);
+    }
+    parsed(at).and_then(non_zero).map(SwapLimit::Total)
 }
 
 /// Zero is no limit.
@@ -145,6 +201,7 @@ fn check(service: &Cursor<'_>, resources: &Resources) {
             });
         }
     }
+    check_swap(service, resources);
     if let Some(limit) = resources.cpu_limit
         && resources.cpu_reservation > limit
     {
@@ -153,6 +210,24 @@ fn check(service: &Cursor<'_>, resources: &Resources) {
             format!("the reservation of {reserved} cpus is above the limit of {limit}"),
             None,
         );
+    }
+}
+
+/// Docker's rule: the limit of memory and swap includes the limit of memory.
+fn check_swap(service: &Cursor<'_>, resources: &Resources) {
+    let (Some(SwapLimit::Total(total)), Some(at)) = (resources.memory_swap_limit, service.get("memswap_limit")) else {
+        return;
+    };
+    match resources.memory_limit {
+        None => at.error_with(
+            "needs a memory limit",
+            "give mem_limit or deploy.resources.limits.memory",
+        ),
+        Some(limit) if total < limit => at.error_with(
+            format!("{total} is below the memory limit of {limit}"),
+            "it counts memory and swap together",
+        ),
+        Some(_) => {}
     }
 }
 

@@ -6,7 +6,7 @@ use gantry_model::Name;
 use gantry_model::spec::{Dependency, DependencyCondition, PortMode, ServiceSpec, UpdateOrder};
 
 use super::scalar::{boolean, choice, key_name, labels, name, some_text, texts};
-use super::{Context, Draft, check_extension, container, deploy, keys, network, ports, resources, restart};
+use super::{Context, Draft, check_extension, container, deploy, image, keys, network, ports, resources, restart};
 use crate::diagnostic::Site;
 use crate::limits::{PORTS_MAX, SERVICES_MAX};
 use crate::yaml::cursor::Cursor;
@@ -85,7 +85,7 @@ fn service(at: &Cursor<'_>, name: Name, context: &Context<'_>) -> Draft {
     let from_deploy = |read: fn(&Cursor<'_>) -> _| at.read("deploy", |deploy| Some(read(deploy))).unwrap_or_default();
     let spec = ServiceSpec {
         mode,
-        container: container::container(at, context),
+        container: container::container(at, &name, context),
         resources: resources::resources(at),
         placement: deploy::placement(at, mode),
         restart: restart.unwrap_or_default(),
@@ -105,6 +105,7 @@ fn service(at: &Cursor<'_>, name: Name, context: &Context<'_>) -> Draft {
     };
     check_order(at, &spec);
     Draft {
+        image: image::source(at, context),
         name,
         spec,
         ports: port_sites,

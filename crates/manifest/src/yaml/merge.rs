@@ -11,6 +11,8 @@ enum Rule {
     Replace,
     /// `KEY=value` lists and maps are the same thing.
     Pairs(char),
+    /// A single value is the `context` of a map.
+    Context,
     /// A list of names is a map without values.
     Names,
     /// Lists grow; a later item replaces the earlier with the same identity.
@@ -36,7 +38,13 @@ const RULES: &[(&str, Rule)] = &[
     ("services.*.command", Rule::Replace),
     ("services.*.entrypoint", Rule::Replace),
     ("services.*.healthcheck.test", Rule::Replace),
-    ("services.*.build", Rule::Replace),
+    ("services.*.build", Rule::Context),
+    ("services.*.build.args", Rule::Pairs('=')),
+    ("services.*.build.labels", Rule::Pairs('=')),
+    ("services.*.build.additional_contexts", Rule::Pairs('=')),
+    ("services.*.build.ssh", Rule::Pairs('=')),
+    ("services.*.build.extra_hosts", Rule::Pairs(':')),
+    ("services.*.build.ulimits.*", Rule::Replace),
     ("services.*.logging", Rule::Replace),
     ("services.*.extends", Rule::Replace),
     ("services.*.environment", Rule::Pairs('=')),
@@ -108,6 +116,7 @@ fn merge_at(base: Node, over: Node, path: &mut Vec<String>) -> Node {
     let (base, over) = match rule {
         Some(Rule::Replace) => return over,
         Some(Rule::Pairs(separator)) => (pairs(base, separator), pairs(over, separator)),
+        Some(Rule::Context) => (context(base), context(over)),
         Some(Rule::Names) => (names(base), names(over)),
         Some(Rule::Unique(_) | Rule::Values) => (listed(base), listed(over)),
         None => (base, over),
@@ -150,7 +159,7 @@ fn merge_maps(mut base: Vec<Entry>, over: Vec<Entry>, path: &mut Vec<String>) ->
 fn merge_lists(mut base: Vec<Node>, over: Vec<Node>, rule: Option<Rule>) -> Vec<Node> {
     let mut identities: Vec<Option<String>> = match rule {
         Some(Rule::Unique(identity)) => base.iter().map(|item| identity.of(item)).collect(),
-        Some(Rule::Replace | Rule::Pairs(_) | Rule::Names | Rule::Values) | None => Vec::new(),
+        Some(Rule::Replace | Rule::Pairs(_) | Rule::Context | Rule::Names | Rule::Values) | None => Vec::new(),
     };
     for item in over {
         let same = match rule {
@@ -163,7 +172,7 @@ fn merge_lists(mut base: Vec<Node>, over: Vec<Node>, rule: Option<Rule>) -> Vec<
                 same
             }
             Some(Rule::Values) => base.iter().position(|other| other.value == item.value),
-            Some(Rule::Replace | Rule::Pairs(_) | Rule::Names) | None => None,
+            Some(Rule::Replace | Rule::Pairs(_) | Rule::Context | Rule::Names) | None => None,
         };
         match same {
             Some(position) => base[position] = item,
@@ -212,6 +221,22 @@ fn pairs(node: Node, separator: char) -> Node {
     Node {
         value: Value::Map(entries),
         ..node
+    }
+}
+
+/// `build: FOLDER` as `build: {context: FOLDER}`.
+fn context(node: Node) -> Node {
+    let Value::Scalar(_) = node.value else { return node };
+    let (place, directive) = (node.place, node.directive);
+    let entry = Entry {
+        key: "context".to_string(),
+        key_place: place,
+        value: node,
+    };
+    Node {
+        value: Value::Map(vec![entry]),
+        place,
+        directive,
     }
 }
 

@@ -101,10 +101,7 @@ fn keys_that_nobody_knows() {
     );
     check(
         "services: {a: {build: {contxt: .}}}",
-        &[
-            "error 1:16 services.a.build: 'build' without 'image' is not supported yet (build the image, push it where the nodes can pull it, and name it by 'image')",
-            "error 1:24 services.a.build.contxt: unknown key 'contxt' (did you mean 'context'?)",
-        ],
+        &["error 1:24 services.a.build.contxt: unknown key 'contxt' (did you mean 'context'?)"],
     );
 }
 
@@ -212,11 +209,43 @@ fn values_that_mean_nothing() {
         ),
         (
             "security_opt: [x]",
-            "error 3:31 services.a.security_opt[0]: security option 'x' is not supported yet (supported are no-new-privileges and seccomp:unconfined)",
+            "error 3:31 services.a.security_opt[0]: 'x' is not a security option (use no-new-privileges, seccomp:FILE, seccomp:unconfined, apparmor:PROFILE or systempaths=unconfined)",
         ),
         (
-            "pull_policy: never",
-            "error 3:29 services.a.pull_policy: pull_policy 'never' is not supported yet (remove it)",
+            "pull_policy: sometimes",
+            "error 3:29 services.a.pull_policy: 'sometimes' is not a pull policy (use missing, always, never or build)",
+        ),
+        (
+            "pull_policy: build",
+            "error 3:29 services.a.pull_policy: the service has nothing to build (add 'build', or use missing)",
+        ),
+        (
+            "devices: [sda]",
+            "error 3:26 services.a.devices[0]: is not a device (write /dev/NAME[:/dev/INSIDE[:rwm]], or a CDI name such as vendor.com/class=name)",
+        ),
+        (
+            "device_cgroup_rules: ['x 1:2 r']",
+            "error 3:38 services.a.device_cgroup_rules[0]: 'x 1:2 r' is not a device rule (write TYPE MAJOR:MINOR PERMISSIONS, such as c 42:* rmw)",
+        ),
+        (
+            "cpuset: 3-1",
+            "error 3:24 services.a.cpuset: '3-1' names no processors (write a list such as 0-3,7)",
+        ),
+        (
+            "memswap_limit: 1g",
+            "error 3:31 services.a.memswap_limit: needs a memory limit (give mem_limit or deploy.resources.limits.memory)",
+        ),
+        (
+            "userns_mode: keep-id",
+            "error 3:29 services.a.userns_mode: 'keep-id' is not a mode of user namespaces (use host, auto, or auto:size=65536)",
+        ),
+        (
+            "security_opt: ['seccomp:gone.json']",
+            "error 3:31 services.a.security_opt[0]: cannot read '/srv/shop/gone.json': entity not found",
+        ),
+        (
+            "build: {network: shop}",
+            "error 3:33 services.a.build.network: builds cannot join the network 'shop' (use default, host or none: networks of the cluster exist only for its services)",
         ),
         (
             "platform: windows/amd64",
@@ -401,7 +430,7 @@ fn references_into_nothing() {
     );
     field(
         "extends: {service: b, file: x.yaml}",
-        "error 3:44 services.a.extends.file: extending a service of another file is not supported yet (copy the service, or give both files as manifests)",
+        "error 3:16 services.a.extends: cannot read '/srv/shop/x.yaml': entity not found",
     );
     check(
         "services:\n  a: {image: i, depends_on: [b]}\n  b: {image: i, profiles: [off]}\n",
@@ -462,8 +491,8 @@ fn resources_that_contradict() {
             "error 3:3 services.a: the reservation of 2 cpus is above the limit of 1",
         ),
         (
-            "deploy: {resources: {reservations: {devices: [{capabilities: [gpu]}]}}}",
-            "error 3:52 services.a.deploy.resources.reservations.devices: 'devices' is not supported yet (only 'privileged: true' gives access to devices; reserve counted things by generic_resources)",
+            "deploy: {resources: {reservations: {devices: [{capabilities: [tpu]}]}}}",
+            "error 3:62 services.a.deploy.resources.reservations.devices[0]: nothing on a node is known by the capabilities tpu (use gpu, or name devices by their CDI names in device_ids)",
         ),
     ] {
         let expected = expected.replace("error 3:3 services.a:", "error 2:3 services.a:");
@@ -522,22 +551,15 @@ fn deployments_that_cannot_be() {
 #[test]
 fn what_is_not_supported_yet_is_refused() {
     for key in [
-        "pid: host",
-        "uts: host",
-        "userns_mode: host",
         "cgroup_parent: x",
-        "devices: [/dev/x]",
-        "gpus: all",
         "volumes_from: [b]",
         "external_links: [b]",
         "runtime: runsc",
         "mac_address: x",
-        "device_cgroup_rules: [x]",
         "post_start: [{command: x}]",
         "pre_stop: [{command: x}]",
         "models: [x]",
         "provider: {type: x}",
-        "oom_kill_disable: true",
         "storage_opt: {size: 1G}",
     ] {
         let loaded = super::common::load_texts(&[&format!("services: {{a: {{image: i, {key}}}, b: {{image: i}}}}")]);
@@ -560,7 +582,7 @@ fn what_is_not_supported_yet_is_refused() {
             format!("network_mode '{mode}' is not supported yet")
         );
     }
-    for (key, path) in [("include: [x.yaml]", "include"), ("models: {x: y}", "models")] {
+    for (key, path) in [("include: [x.yaml]", "include[0]"), ("models: {x: y}", "models")] {
         let loaded = super::common::load_texts(&[&format!("{key}\nservices: {{a: {{image: i}}}}")]);
         assert_eq!(
             loaded.diagnostics.first().map_or("", |found| &found.path),
@@ -568,16 +590,14 @@ fn what_is_not_supported_yet_is_refused() {
             "{key}"
         );
     }
-    field(
-        "build: .",
-        "warning 3:16 services.a.build: 'build' has no effect: the image must exist when it is deployed",
-    );
-    check(
-        "services: {a: {build: .}}",
-        &[
-            "error 1:16 services.a.build: 'build' without 'image' is not supported yet (build the image, push it where the nodes can pull it, and name it by 'image')",
-        ],
-    );
+    for mode in ["service:b", "container:x"] {
+        for key in ["pid", "ipc"] {
+            let text = format!("services: {{a: {{image: i, {key}: '{mode}'}}, b: {{image: i}}}}");
+            let loaded = super::common::load_texts(&[&text]);
+            let expected = format!("{key} '{mode}' is not supported: the other container may run on another node");
+            assert_eq!(loaded.diagnostics[0].message, expected);
+        }
+    }
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn the_first_diagnostics_are_enough() {
 fn an_error_is_never_pushed_out_by_warnings() {
     let warnings: String = (0..500).map(|key| format!("    E{key}: $U{key}\n")).collect();
     let loaded = super::common::load_texts(&[&format!(
-        "services:\n a:\n   image: i\n   environment:\n{warnings}   pid: host\n"
+        "services:\n a:\n   image: i\n   environment:\n{warnings}   runtime: runsc\n"
     )]);
     assert!(loaded.has_errors());
     assert!(loaded.application.is_none());

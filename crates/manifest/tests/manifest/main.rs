@@ -3,6 +3,8 @@
 mod cases;
 mod common;
 mod errors;
+mod files;
+mod keys;
 mod limits;
 mod never_panics;
 mod project;

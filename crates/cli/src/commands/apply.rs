@@ -1,15 +1,18 @@
 //! `gantry apply`, `plan` and `delete`: the cluster as a manifest says.
 
+mod supply;
+
 use clap::Args;
 use gantry_api::v1::change::Action;
 use gantry_api::v1::{ApplyRequest, Change, DeleteRequest, Placement, PlanReply};
 use gantry_api::{encode, kind};
-use gantry_model::{Class, Problem};
+use gantry_model::{Class, Name, Problem};
 use gantry_rpc::Repeat;
 use serde_json::{Value, json};
 
 use super::follow::{self, Goal, WaitArgs};
-use super::manifest::{self, ManifestArgs};
+use super::manifest::{self, Manifest, ManifestArgs};
+use self::supply::{Step, SupplyArgs};
 use crate::args::Global;
 use crate::client::Client;
 use crate::failure::Outcome;
@@ -24,6 +27,8 @@ pub struct ApplyArgs {
     #[arg(long)]
     keep_missing: bool,
     #[command(flatten)]
+    supply: SupplyArgs,
+    #[command(flatten)]
     wait: WaitArgs,
 }
 
@@ -35,6 +40,8 @@ pub struct PlanArgs {
     /// Keep services that are in the namespace but not in the manifest
     #[arg(long)]
     keep_missing: bool,
+    #[command(flatten)]
+    supply: SupplyArgs,
 }
 
 /// Arguments of `gantry delete`.
@@ -54,8 +61,11 @@ pub struct DeleteArgs {
 
 /// Applies the manifest.
 pub async fn apply(global: &Global, args: &ApplyArgs) -> Outcome {
-    let application = manifest::read(global, &args.manifest)?;
+    let Manifest { application, images } = manifest::read(global, &args.manifest)?;
     let client = Client::open(global).await?;
+    let known = supply::known(&client).await?;
+    let steps = supply::plan(&application, &images, &known, args.supply)?;
+    supply::run(global, &client, steps).await?;
     let request = ApplyRequest {
         application: Some(encode(kind::APPLICATION, &application)),
         keep_missing: args.keep_missing,
@@ -80,8 +90,13 @@ pub async fn apply(global: &Global, args: &ApplyArgs) -> Outcome {
 
 /// Shows what applying the manifest would do.
 pub async fn plan(global: &Global, args: &PlanArgs) -> Outcome {
-    let application = manifest::read(global, &args.manifest)?;
+    let Manifest { application, images } = manifest::read(global, &args.manifest)?;
     let client = Client::open(global).await?;
+    let known = supply::known(&client).await?;
+    let steps = supply::plan(&application, &images, &known, args.supply)?;
+    if steps.iter().any(Step::brings_new) {
+        return planned_steps_alone(global, &application.namespace, &steps);
+    }
     let request = ApplyRequest {
         application: Some(encode(kind::APPLICATION, &application)),
         keep_missing: args.keep_missing,
@@ -95,10 +110,28 @@ pub async fn plan(global: &Global, args: &PlanArgs) -> Outcome {
     let namespace = application.namespace.to_string();
     let placements: Vec<Value> = reply.placements.iter().map(placement_json).collect();
     let json = json!({
-        "namespace": namespace, "changes": changes_json(&reply.changes), "placements": placements,
+        "namespace": namespace, "images": steps.iter().map(Step::json).collect::<Vec<_>>(),
+        "changes": changes_json(&reply.changes), "placements": placements,
     });
-    output::object(global.output, &namespace, &json, || plan_text(&namespace, &reply))?;
+    output::object(global.output, &namespace, &json, || {
+        steps_text(&steps) + &plan_text(&namespace, &reply)
+    })?;
     Ok(())
+}
+
+/// The cluster cannot plan with images that it does not have yet: what would be done for them is all that can be said.
+fn planned_steps_alone(global: &Global, namespace: &Name, steps: &[Step]) -> Outcome {
+    let json = json!({ "namespace": namespace, "images": steps.iter().map(Step::json).collect::<Vec<_>>() });
+    output::object(global.output, namespace.as_str(), &json, || {
+        let rest = "the changes can be planned once the cluster has these images\n";
+        format!("{}{rest}", steps_text(steps))
+    })?;
+    Ok(())
+}
+
+/// One line for each image to build or pull.
+fn steps_text(steps: &[Step]) -> String {
+    steps.iter().map(|step| format!("* {}\n", step.line(false))).collect()
 }
 
 /// Deletes what the manifest names, or what the arguments name.
@@ -124,7 +157,7 @@ pub async fn delete(global: &Global, args: &DeleteArgs) -> Outcome {
 
 fn what_to_delete(global: &Global, args: &DeleteArgs) -> Result<(String, Vec<String>), crate::failure::Failure> {
     if args.services.is_empty() && !args.all {
-        let application = manifest::read(global, &args.manifest)?;
+        let application = manifest::read(global, &args.manifest)?.application;
         // Everything of the namespace: configs, secrets and services that an earlier manifest named go too.
         return Ok((application.namespace.to_string(), Vec::new()));
     }

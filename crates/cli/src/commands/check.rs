@@ -1,10 +1,12 @@
 //! `gantry check`: a manifest on its own, without a cluster.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use gantry_model::spec::Application;
 use serde_json::{Value, json};
 
-use super::manifest::{self, ManifestArgs};
+use super::manifest::{self, Manifest, ManifestArgs};
 use crate::args::Global;
 use crate::failure::Outcome;
 use crate::output;
@@ -18,14 +20,21 @@ pub struct CheckArgs {
 
 /// Says what is wrong, or shows what the manifest means.
 pub fn run(global: &Global, args: &CheckArgs) -> Outcome {
-    let application = manifest::read(global, &args.manifest)?;
-    let json = redacted(&application);
+    let Manifest { application, images } = manifest::read(global, &args.manifest)?;
+    let builds: BTreeMap<_, _> = images
+        .iter()
+        .filter_map(|(name, source)| Some((name, source.build.as_ref()?)))
+        .collect();
+    let mut json = redacted(&application);
+    if !builds.is_empty() {
+        json["builds"] = json!(builds);
+    }
     let name = application.namespace.to_string();
-    output::object(global.output, &name, &json, || summary(&application))?;
+    output::object(global.output, &name, &json, || summary(&application, builds.len()))?;
     Ok(())
 }
 
-fn summary(application: &Application) -> String {
+fn summary(application: &Application, builds: usize) -> String {
     let mut parts = Vec::new();
     let mut count = |number: usize, word: &str| {
         if number > 0 {
@@ -33,6 +42,7 @@ fn summary(application: &Application) -> String {
         }
     };
     count(application.services.len(), "service");
+    count(builds, "build");
     count(application.networks.len(), "network");
     count(application.volumes.len(), "volume");
     count(application.configs.len(), "config");

@@ -5,9 +5,9 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gantry_manifest::{Diagnostic, Files, Options, Severity, Source, env_file, load, render};
+use gantry_manifest::{Diagnostic, Files, ImageSource, Options, Severity, Source, env_file, load, render};
 use gantry_model::spec::Application;
-use gantry_model::{Class, Problem};
+use gantry_model::{Class, Name, Problem};
 use serde_json::json;
 
 use crate::args::Global;
@@ -61,11 +61,20 @@ impl Files for Disk {
     }
 }
 
+/// What a manifest says.
+#[derive(Debug)]
+pub struct Manifest {
+    /// For the cluster.
+    pub application: Application,
+    /// Where the images of its services come from, which is decided here.
+    pub images: BTreeMap<Name, ImageSource>,
+}
+
 /// Reads the manifest, says what is wrong with it, and gives the application.
 ///
 /// # Errors
 /// When a file cannot be read, or the manifest has an error; then all of them have been said.
-pub fn read(global: &Global, args: &ManifestArgs) -> Result<Application, Failure> {
+pub fn read(global: &Global, args: &ManifestArgs) -> Result<Manifest, Failure> {
     let paths = if args.files.is_empty() {
         default_files(&args.base()?)?
     } else {
@@ -74,9 +83,10 @@ pub fn read(global: &Global, args: &ManifestArgs) -> Result<Application, Failure
     let sources = paths.iter().map(|path| source(path)).collect::<Result<Vec<_>, _>>()?;
     let options = options(global, args, &paths)?;
     let loaded = load(&sources, &options, &Disk);
-    eprint!("{}", render(&loaded.diagnostics, &sources, style::on_stderr()));
+    eprint!("{}", render(&loaded.diagnostics, &loaded.sources, style::on_stderr()));
     if let Some(application) = loaded.application {
-        return Ok(application);
+        let images = loaded.images;
+        return Ok(Manifest { application, images });
     }
     tell_programs(global, &loaded.diagnostics)?;
     let errors = loaded

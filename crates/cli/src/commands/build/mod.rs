@@ -32,8 +32,9 @@ use crate::output;
 pub use args::{BuildArgs, spelling};
 use context::Contexts;
 use dockerfile::Text;
-use progress::{Mode, Progress};
-use sink::Target;
+pub use progress::Mode;
+use progress::Progress;
+pub use sink::Target;
 
 /// Everything that a build needs, whoever asks for it.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! `gantry image`: what can be run.
 
 mod store;
-mod transfer;
+pub mod transfer;
 
 use std::collections::BTreeMap;
 use std::io::Write;

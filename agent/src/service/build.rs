@@ -74,7 +74,12 @@ pub(super) async fn open(
     let request: BuildRequest = decode(&start, kind::BUILD_REQUEST)?;
     let cancel = Cancel::new().map_err(|error| error.into_problem("build"))?;
     let (output, answers) = mpsc::channel(STREAM_WAITING);
-    let remote = Remote::new(&request, output.clone(), Arc::clone(service.builder.contents()), cancel.clone());
+    let remote = Remote::new(
+        &request,
+        output.clone(),
+        Arc::clone(service.builder.contents()),
+        cancel.clone(),
+    );
     tokio::spawn(Arc::clone(&remote).receive(input));
     let service = service.clone();
     tokio::spawn(async move {
@@ -179,7 +184,14 @@ async fn push_one(
         let step = step.map_err(|status: Status| to_problem(&status, &format!("image {reference}")))?;
         if step.result.is_none() {
             let (what, current, total) = (format!("{} {}", step.phase, step.what), step.current, step.total);
-            remote.tell(BuildEvent::Progress { id, what, current, total }).await;
+            remote
+                .tell(BuildEvent::Progress {
+                    id,
+                    what,
+                    current,
+                    total,
+                })
+                .await;
         }
     }
     Ok(())
@@ -188,8 +200,10 @@ async fn push_one(
 /// Removes build cache.
 pub(super) async fn prune(service: &NodeService, request: PruneImagesRequest) -> Result<PruneImagesReply, Problem> {
     if let Some(filter) = request.filters.first() {
-        return Err(Problem::new(Class::Invalid, "build cache", format!("has no filter '{filter}'"))
-            .remedy("leave filters out"));
+        return Err(
+            Problem::new(Class::Invalid, "build cache", format!("has no filter '{filter}'"))
+                .remedy("leave filters out"),
+        );
     }
     let builder = Arc::clone(&service.builder);
     let unused_for = match (request.all, request.unused_for_ms) {
@@ -212,6 +226,10 @@ const DEFAULT_UNUSED_S: u64 = 48 * 3600;
 
 /// Ids of SSH agents that a request forwards: `default` or `ID=PATH`.
 fn ssh_ids(request: &BuildRequest) -> BTreeSet<String> {
-    let ids = request.spec.ssh.iter().map(|entry| entry.split('=').next().unwrap_or(entry));
+    let ids = request
+        .spec
+        .ssh
+        .iter()
+        .map(|entry| entry.split('=').next().unwrap_or(entry));
     ids.map(str::to_string).collect()
 }

@@ -98,7 +98,13 @@ impl Remote {
                         break None;
                     }
                 }
-                Ok(None) => break Some(Problem::new(Class::Unavailable, "build", "the client sends nothing more")),
+                Ok(None) => {
+                    break Some(Problem::new(
+                        Class::Unavailable,
+                        "build",
+                        "the client sends nothing more",
+                    ));
+                }
                 Err(status) => break Some(gantry_rpc::status::to_problem(&status, "build")),
             }
         };
@@ -132,9 +138,11 @@ impl Remote {
                 self.take_ssh(data);
                 Ok(())
             }
-            Some(build_input::Input::Start(_)) | None => {
-                Err(Problem::new(Class::Invalid, "build", "a message that does not belong here"))
-            }
+            Some(build_input::Input::Start(_)) | None => Err(Problem::new(
+                Class::Invalid,
+                "build",
+                "a message that does not belong here",
+            )),
         }
     }
 
@@ -146,7 +154,11 @@ impl Remote {
             serde_json::from_slice(&message.entries_json).map_err(wrong)?
         };
         let mut inbox = self.inbox();
-        inbox.entries.entry(message.context.clone()).or_default().extend(entries);
+        inbox
+            .entries
+            .entry(message.context.clone())
+            .or_default()
+            .extend(entries);
         if message.last {
             inbox.complete.insert(message.context);
             drop(inbox);
@@ -192,7 +204,9 @@ impl Remote {
 
     fn take_ssh(&self, data: SshData) {
         let mut inbox = self.inbox();
-        let Some(connection) = inbox.ssh.get_mut(&data.connection) else { return };
+        let Some(connection) = inbox.ssh.get_mut(&data.connection) else {
+            return;
+        };
         // The container's side may have ended meanwhile.
         let written = connection.write_all(&data.data);
         if data.closed || written.is_err() {
@@ -229,7 +243,11 @@ impl Remote {
             if self.cancel.is_set() {
                 return Err(Problem::new(Class::Unavailable, "build", "the build was cancelled"));
             }
-            inbox = self.changed.wait_timeout(inbox, WAIT).unwrap_or_else(PoisonError::into_inner).0;
+            inbox = self
+                .changed
+                .wait_timeout(inbox, WAIT)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
@@ -257,7 +275,12 @@ impl Client for Remote {
             let digests = digests.to_vec();
             self.say(build_output::Output::NeedFiles(NeedFiles { digests }))?;
         }
-        self.wait(|inbox| digests.iter().all(|digest| !inbox.awaited.contains(digest)).then_some(()))
+        self.wait(|inbox| {
+            digests
+                .iter()
+                .all(|digest| !inbox.awaited.contains(digest))
+                .then_some(())
+        })
     }
 
     fn secret(&self, id: &str) -> Result<Option<Vec<u8>>, Problem> {
@@ -274,7 +297,9 @@ impl Client for Remote {
 
     fn ssh(&self, id: &str, connection: UnixStream) {
         let number = self.connections.fetch_add(1, Ordering::Relaxed);
-        let Ok(mut reading) = connection.try_clone() else { return };
+        let Ok(mut reading) = connection.try_clone() else {
+            return;
+        };
         self.inbox().ssh.insert(number, connection);
         let (output, id) = (self.output.clone(), id.to_string());
         std::thread::spawn(move || {

@@ -40,6 +40,8 @@ pub const PROBE_OUTPUT_MAX: usize = 4096;
 pub const CHUNK_BYTES: usize = 256 * 1024;
 /// A node that holds an image must answer, and go on sending, within so long; then another one is asked.
 pub const BLOB_TIMEOUT: DurationMs = DurationMs(20_000);
+/// Longest wait for a server to say which nodes have an image; then its registry is asked.
+pub const LOCATE_TIMEOUT: DurationMs = DurationMs(3_000);
 /// Set aside for the machine itself when the configuration says nothing: the agent and its shims (about 2 MiB each).
 pub const RESERVE_MEMORY_DEFAULT: ByteSize = ByteSize::mib(128);
 /// Longest name of a link (`IFNAMSIZ` without the final zero, linux/if.h).

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use gantry_api::v1::node_agent_client::NodeAgentClient;
 use gantry_api::v1::session_client::SessionClient;
-use gantry_api::v1::{self, GetBlobRequest, LocateImageRequest, RecordImagesRequest};
+use gantry_api::v1::{self, GetBlobRequest, LocateImageReply, LocateImageRequest, RecordImagesRequest};
 use gantry_image::{Descriptor, ImageError, ImageInfo, Store};
 use gantry_lifecycle::Failure;
 use gantry_model::spec::ContainerSpec;
@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::Streaming;
 
 use super::{Images, ReadyImage, blocking};
-use crate::limits::BLOB_TIMEOUT;
+use crate::limits::{BLOB_TIMEOUT, LOCATE_TIMEOUT};
 
 /// Messages of a blob on their way to the disk.
 const CHUNKS_WAITING: usize = 8;
@@ -120,7 +120,9 @@ impl NodeImages {
             retryable: false,
         })?;
         self.store.resolve(&parsed).ok_or_else(|| Failure {
-            reason: format!("image {reference} is not on this node: import it with `gantry image import` or `load`"),
+            reason: format!(
+                "image {reference} is not on this node: get it with `gantry image pull`, `load` or `import`"
+            ),
             retryable: true,
         })
     }
@@ -129,19 +131,52 @@ impl NodeImages {
     async fn fetch(&self, digest: Digest, reference: &str) -> Result<(), Failure> {
         let request = LocateImageRequest {
             digest: digest.to_string(),
+            reference: String::new(),
         };
+        let located = self
+            .locate(request)
+            .await
+            .map_err(|problem| failure(reference, problem))?;
+        self.fetch_from_any(digest, reference, located.addresses).await
+    }
+
+    async fn locate(&self, request: LocateImageRequest) -> Result<LocateImageReply, Problem> {
         let located = self.servers.call(Repeat::Harmless, |channel| {
             let request = request.clone();
             async move { SessionClient::new(channel).with_limits().locate_image(request).await }
         });
-        let located = located.await.map_err(|problem| failure(reference, problem))?;
+        located.await
+    }
+
+    /// The image that a reference means in the cluster, fetched from a node that has it; none when the cluster knows none, or
+    /// cannot be asked or give it now.
+    pub(crate) async fn of_cluster(&self, reference: &ImageReference) -> Option<Digest> {
+        let request = LocateImageRequest {
+            digest: String::new(),
+            reference: reference.to_string(),
+        };
+        let located = tokio::time::timeout(LOCATE_TIMEOUT.to_std(), self.locate(request)).await;
+        let located = located.ok()?.ok()?;
+        let digest: Digest = located.digest.parse().ok()?;
+        let text = reference.to_string();
+        let is_here = self.store.info(digest).is_ok();
+        if !is_here && self.fetch_from_any(digest, &text, located.addresses).await.is_err() {
+            return None;
+        }
+        let (store, named) = (Arc::clone(&self.store), reference.clone());
+        blocking(move || store.tag(&named, digest)).await.ok()?;
+        self.refresh();
+        Some(digest)
+    }
+
+    async fn fetch_from_any(&self, digest: Digest, reference: &str, addresses: Vec<String>) -> Result<(), Failure> {
         let mut last = Problem::new(
             Class::NotFound,
             format!("image {reference}"),
             "no node that is up has it",
         )
-        .remedy("import it again with `gantry image import` or `load`");
-        for address in located.addresses {
+        .remedy("bring it in again with `gantry image pull`, `load` or `import`");
+        for address in addresses {
             match self.fetch_from(digest, &address).await {
                 Ok(()) => {
                     tracing::info!(image = reference, %digest, from = address, "image fetched");

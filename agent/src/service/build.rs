@@ -80,12 +80,14 @@ pub(super) async fn open(
         Arc::clone(service.builder.contents()),
         cancel.clone(),
     );
-    tokio::spawn(Arc::clone(&remote).receive(input));
+    let receiving = tokio::spawn(Arc::clone(&remote).receive(input));
     let service = service.clone();
     tokio::spawn(async move {
         let last = build(&service, request, &remote, &cancel).await;
         // Nobody is told when the other end has hung up.
         drop(output.send(last.map_err(|problem| from_problem(&problem))).await);
+        // It holds the answers open as long as the other end may send.
+        receiving.abort();
     });
     Ok(ReceiverStream::new(answers))
 }

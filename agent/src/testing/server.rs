@@ -233,9 +233,10 @@ impl Session for Server {
         Ok(Response::new(Empty {}))
     }
 
-    async fn locate_image(&self, _request: Request<LocateImageRequest>) -> Result<Response<LocateImageReply>, Status> {
+    async fn locate_image(&self, request: Request<LocateImageRequest>) -> Result<Response<LocateImageReply>, Status> {
         let addresses = self.state().holders.clone();
-        Ok(Response::new(LocateImageReply { addresses }))
+        let digest = request.into_inner().digest;
+        Ok(Response::new(LocateImageReply { addresses, digest }))
     }
 }
 

@@ -20,7 +20,7 @@ pub fn pin(state: &State, spec: &mut ServiceSpec, object: &str) -> Result<(), Pr
     let available = digest.filter(|digest| state.image(digest).is_some_and(|record| !record.nodes.is_empty()));
     let digest = available.ok_or_else(|| {
         Problem::new(Class::NotFound, object, format!("image '{image}' is not in the cluster")).remedy(
-            "bring it in with `gantry image load FILE` or `gantry image import FILE NAME`; `gantry image ls` shows what is there",
+            "bring it in with `gantry image pull NAME`, `gantry build -t NAME` or `gantry image load FILE`; `gantry image ls` shows what is there",
         )
     })?;
     spec.container.image_digest = Some(digest);

@@ -101,7 +101,12 @@ impl Session for SessionService {
     async fn locate_image(&self, request: Request<LocateImageRequest>) -> Result<Response<LocateImageReply>, Status> {
         let asking = agent_id(&request)?;
         let state = self.context.raft.state();
-        let holders = state.image(&request.get_ref().digest).map(|image| &image.nodes);
+        let LocateImageRequest { digest, reference } = request.into_inner();
+        let digest = match digest.is_empty() {
+            true => state.tag(&reference).map(|tag| tag.digest.clone()).unwrap_or_default(),
+            false => digest,
+        };
+        let holders = state.image(&digest).map(|image| &image.nodes);
         let ready =
             |id: &&NodeId| **id != asking && state.node(**id).is_some_and(|node| node.status == NodeStatus::Ready);
         let addresses = holders
@@ -110,7 +115,7 @@ impl Session for SessionService {
             .filter(ready)
             .filter_map(|id| state.node(*id).map(|node| node.address.clone()))
             .collect();
-        Ok(Response::new(LocateImageReply { addresses }))
+        Ok(Response::new(LocateImageReply { addresses, digest }))
     }
 }
 

@@ -140,6 +140,25 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Two arguments of one id would be read as each other, which only shows when the command runs.
+    #[test]
+    fn no_command_reuses_the_id_of_an_option_of_all_commands() {
+        fn walk(command: &clap::Command, shared: &[String]) {
+            for argument in command.get_arguments().filter(|argument| !argument.is_global_set()) {
+                let id = argument.get_id().to_string();
+                assert!(!shared.contains(&id), "{} of {}", id, command.get_name());
+            }
+            command.get_subcommands().for_each(|inner| walk(inner, shared));
+        }
+        let cli = Cli::command();
+        let shared: Vec<String> = cli
+            .get_arguments()
+            .map(|argument| argument.get_id().to_string())
+            .collect();
+        assert!(shared.contains(&"context".to_string()));
+        cli.get_subcommands().for_each(|command| walk(command, &shared));
+    }
+
     #[test]
     fn names_may_carry_their_namespace() {
         let global = Global {

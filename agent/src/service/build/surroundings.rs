@@ -19,7 +19,7 @@ use crate::drivers::Images;
 use crate::drivers::images::NodeImages;
 use crate::engine::{Engine, resolver};
 
-/// Base images: of the store, of other nodes when pinned by digest, or from their registry.
+/// Base images: of the store, of other nodes of the cluster, or from their registry.
 pub(super) struct Bases {
     images: NodeImages,
     registries: Registries,
@@ -41,9 +41,15 @@ impl Bases {
         store.for_platform(target, &Platform::parse(&wanted.platform.to_string()))
     }
 
-    /// Nodes of the cluster are asked by digest.
+    /// Nodes of the cluster, by digest, or by what the reference means there; a base that is to be fresh is its registry's.
     async fn of_cluster(&self, wanted: &WantedImage<'_>) -> Option<Digest> {
-        let digest = wanted.reference.digest()?;
+        let Some(digest) = wanted.reference.digest() else {
+            if wanted.fresh {
+                return None;
+            }
+            self.images.of_cluster(wanted.reference).await?;
+            return self.here(wanted);
+        };
         let container = ContainerSpec {
             image: wanted.reference.to_string(),
             image_digest: Some(digest.to_string()),

@@ -29,9 +29,13 @@ pub(super) async fn image(
     };
     match spec.pull {
         PullPolicy::Always => pull(service, spec, auth_json, hears).await?,
-        PullPolicy::Missing if !is_here => pull(service, spec, auth_json, hears).await?,
-        PullPolicy::Never | PullPolicy::Build if !is_here => {
-            let reason = "is not on this node, and is not to be pulled";
+        PullPolicy::Missing if !is_here => {
+            if !of_cluster(service, spec).await {
+                pull(service, spec, auth_json, hears).await?;
+            }
+        }
+        PullPolicy::Never | PullPolicy::Build if !is_here && !of_cluster(service, spec).await => {
+            let reason = "is not in the cluster, and is not to be pulled";
             return Err(Problem::new(Class::NotFound, format!("image {reference}"), reason)
                 .remedy(format!("get it with `gantry image pull {reference}`, or build it")));
         }
@@ -39,6 +43,14 @@ pub(super) async fn image(
     }
     let ready = service.shared.drivers.images.ensure(&spec.container).await;
     ready.map_err(|failure| Problem::new(Class::Unavailable, String::new(), failure.reason))
+}
+
+/// Whether other nodes gave it. Which of its platforms the cluster has is not known, so a wish for one goes to the registry.
+async fn of_cluster(service: &NodeService, spec: &RunSpec) -> bool {
+    match spec.container.image.parse::<ImageReference>() {
+        Ok(reference) if spec.platform.is_none() => service.images.of_cluster(&reference).await.is_some(),
+        Ok(_) | Err(_) => false,
+    }
 }
 
 fn is_here(service: &NodeService, reference: &str) -> Result<bool, Problem> {

@@ -10,9 +10,9 @@ use gantry_model::{Class, Name, Problem};
 use gantry_rpc::Repeat;
 use serde_json::{Value, json};
 
+use self::supply::{Step, SupplyArgs};
 use super::follow::{self, Goal, WaitArgs};
 use super::manifest::{self, Manifest, ManifestArgs};
-use self::supply::{Step, SupplyArgs};
 use crate::args::Global;
 use crate::client::Client;
 use crate::failure::Outcome;

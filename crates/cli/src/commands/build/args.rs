@@ -92,6 +92,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "NODE", add = ArgValueCompleter::new(complete::nodes))]
     node: Option<String>,
     /// Folder or repository that COPY takes from; `-` is a Dockerfile or a tar from standard input
+    #[arg(id = "build_folder", value_name = "CONTEXT")]
     context: String,
 }
 

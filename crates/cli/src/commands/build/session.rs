@@ -87,9 +87,17 @@ pub async fn run(
         Ok(outputs) => session.converse(outputs.into_inner()).await,
         Err(status) => Ok(Ended::Refused(stream_problem(&status))),
     };
-    let Session { progress, sink, .. } = session;
+    let Session {
+        inputs,
+        wanted,
+        agents,
+        progress,
+        sink,
+        ..
+    } = session;
     progress.finish();
-    // Its channels are closed by now; a file that is being read is read to its end.
+    // With its channels closed, sending ends; a file that is being read is read to its end.
+    drop((inputs, wanted, agents));
     let _ = sending.await;
     let ended = ended?;
     if let (Ended::Built(_), Some(sink)) = (&ended, sink) {
@@ -131,7 +139,13 @@ impl Session {
                 _ = tokio::signal::ctrl_c() => Event::Interrupted,
             };
             match event {
-                Event::Output(Some(output)) => self.apply(output).await?,
+                Event::Output(Some(output)) => {
+                    self.apply(output).await?;
+                    // The last message; the node may keep the call open as long as we do.
+                    if self.result.is_some() {
+                        return Ok(self.end(None));
+                    }
+                }
                 Event::Output(None) => {}
                 Event::Redraw => self.progress.redraw(System.monotonic()),
                 Event::Ended => return Ok(self.end(None)),

@@ -249,15 +249,15 @@ pub struct Add {
     pub sources: Vec<AddSource>,
     /// Here-documents.
     pub files: Vec<InlineFile>,
-    /// As in [`Copy`].
+    /// As in [`struct@Copy`].
     pub destination: String,
-    /// As in [`Copy`].
+    /// As in [`struct@Copy`].
     pub chown: Option<String>,
-    /// As in [`Copy`].
+    /// As in [`struct@Copy`].
     pub chmod: Option<Chmod>,
-    /// As in [`Copy`].
+    /// As in [`struct@Copy`].
     pub link: bool,
-    /// As in [`Copy`].
+    /// As in [`struct@Copy`].
     pub exclude: Vec<String>,
     /// Archives are unpacked: those of the context unless `--unpack=false`, downloads only with `--unpack`.
     pub unpack: Option<bool>,

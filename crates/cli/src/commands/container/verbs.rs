@@ -115,7 +115,7 @@ pub struct UpdateArgs {
     node: NodeArgs,
     #[command(flatten)]
     resources: ResourceOptions,
-    /// When they are started again: no, on-failure[:MAX], always, unless-stopped
+    /// When they are started again: no, on-failure, on-failure:MAX, always, unless-stopped
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
     /// Names or ids

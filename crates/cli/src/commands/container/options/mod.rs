@@ -36,7 +36,7 @@ pub struct ContainerOptions {
     /// Remove it when it ends
     #[arg(long)]
     rm: bool,
-    /// When it is started again: no, on-failure[:MAX], always, unless-stopped
+    /// When it is started again: no, on-failure, on-failure:MAX, always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]
     restart: String,
     /// When its image is pulled

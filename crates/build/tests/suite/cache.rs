@@ -84,7 +84,7 @@ fn without_the_cache_the_same_inputs_make_the_same_image() {
     lab.request.spec.no_cache = true;
     lab.request.source_date_epoch = Some(1_700_000_000);
     let dockerfile = format!(
-        "{DOCKERFILE}RUN mkdir -p /d/e && date > /dev/null && ln -s e /d/f && touch /d/e/g\nWORKDIR /work/here\nCMD [\"/bin/sh\"]\n"
+        "{DOCKERFILE}RUN mkdir -p /d/e && date > /dev/null && ln -s e /d/f && touch /d/e/g\nWORKDIR /place/here\nCMD [\"/bin/sh\"]\n"
     );
     let first = lab.build(&dockerfile);
     // Later by more than what times are rounded to.

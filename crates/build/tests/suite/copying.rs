@@ -24,7 +24,7 @@ fn destinations_are_folders_or_files_as_in_docker() {
          COPY *.txt /all/\n\
          COPY dir /copied\n\
          COPY dir/ /copied/again\n\
-         WORKDIR /work/deep\n\
+         WORKDIR /place/deep\n\
          COPY a.txt relative\n\
          COPY dir/sub/link /followed\n",
     );
@@ -33,7 +33,7 @@ fn destinations_are_folders_or_files_as_in_docker() {
         "folder/a.txt",
         "etc/a.txt",
         "all/a.txt",
-        "work/deep/relative",
+        "place/deep/relative",
     ] {
         assert_eq!(built.read(path), "a", "{path}");
     }
@@ -42,7 +42,7 @@ fn destinations_are_folders_or_files_as_in_docker() {
     assert_eq!(built.read("copied/again/sub/c.txt"), "c");
     assert!(built.stat("copied/sub/link").is_symlink());
     assert!(built.stat("followed").is_file());
-    assert_eq!(built.owner("work"), "755 0 0");
+    assert_eq!(built.owner("place"), "755 0 0");
 }
 
 #[test]

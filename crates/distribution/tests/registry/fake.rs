@@ -7,7 +7,7 @@ use std::time::Duration;
 use gantry_model::Digest;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Semaphore};
 
 use crate::image::{Image, digest_of};
 
@@ -16,6 +16,8 @@ use crate::image::{Image, digest_of};
 pub enum Fault {
     /// Another answer altogether.
     Answer(u16, Vec<(&'static str, String)>, &'static str),
+    /// 403, once the test has added a permit.
+    RefuseAfter(Arc<Semaphore>),
     /// The connection ends after this many bytes of the body.
     TruncateAt(usize),
     /// Nothing more comes after this many bytes of the body.
@@ -440,7 +442,11 @@ async fn read_head(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<
 }
 
 async fn send(stream: &mut BufReader<TcpStream>, seen: &Seen, answer: Answer, fault: &Fault) -> std::io::Result<()> {
+    if let Fault::RefuseAfter(permit) = fault {
+        permit.acquire().await.expect("tests do not close it").forget();
+    }
     let answer = match fault {
+        Fault::RefuseAfter(_) => Answer::new(403).body("{}"),
         Fault::Answer(status, headers, body) => headers
             .iter()
             .fold(Answer::new(*status), |answer, (name, value)| {

@@ -5,6 +5,8 @@ use gantry_distribution::{Client, Phase, Platforms, PullRequest, Pulled, PushReq
 use gantry_image::{ImageError, Store};
 use gantry_model::Class;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
 
 use crate::fake::{Answer, Fake, Fault};
 use crate::image::{Image, digest_of};
@@ -520,15 +522,18 @@ async fn a_mirror_that_is_away_is_asked_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn layers_of_a_failed_pull_are_not_collected_before_the_next() {
     let (registry, image) = with_image(&[100_000, 200_000]).await;
-    registry.fault(blob(&image, 1), Fault::Answer(403, vec![], "{}"));
+    let permit = Arc::new(Semaphore::new(0));
+    registry.fault(blob(&image, 1), Fault::RefuseAfter(permit.clone()));
     let (_dir, store) = store();
-    let mut options = plain(&[&registry]);
-    // One after the other, so that the first has come when the second is refused.
-    options.downloads_max = 1;
-    let client = client(options);
-    pull(&client, &store, &registry)
-        .await
-        .expect_err("one layer is refused");
+    let client = client(plain(&[&registry]));
+    let first_came = async {
+        while store.open_blob(image.layer(0)).is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        permit.add_permits(1);
+    };
+    let (pulled, ()) = tokio::join!(pull(&client, &store, &registry), first_came);
+    pulled.expect_err("one layer is refused");
     store.prune(&std::collections::BTreeSet::new()).expect("a healthy disk");
     let before = registry.seen_with("GET").len();
     pull(&client, &store, &registry).await.expect("allowed now");

@@ -20,7 +20,7 @@ use crate::disk::Record;
 use crate::drivers::blocking;
 use crate::limits::SET_SAVE_INTERVAL;
 use crate::replica::{Command, Ended, Worker};
-use crate::set::{AssignmentSet, Update};
+use gantry_lifecycle::{AssignmentSet, Update};
 use crate::shared::{Shared, Surroundings};
 
 /// What the session hands in.

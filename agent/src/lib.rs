@@ -26,7 +26,6 @@ mod limits;
 mod replica;
 mod service;
 mod session;
-mod set;
 mod shared;
 mod signal;
 #[cfg(test)]

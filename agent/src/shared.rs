@@ -12,7 +12,7 @@ use crate::board::Board;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::drivers::Drivers;
-use crate::set::AssignmentSet;
+use gantry_lifecycle::AssignmentSet;
 
 /// See the module.
 pub struct Shared {

@@ -1,17 +1,15 @@
 //! The control plane: a server process and the work of its leader.
 //!
-//! A thin driver of the pure crates. `api` and `session` translate what people and agents say; `admission` decides what a
-//! person's request writes; `term` lets `reconcile` and `scheduler` decide what the stored state asks for; `dispatch` computes
-//! what each agent must know. Everything is written through `raft`, and everybody follows its change feed.
+//! A thin driver of the pure crates. `api` and `session` translate what people and agents say, `term` runs the leader's
+//! controller; what they write and send is decided by `leader`. Everything is written through `raft`, and everybody follows its
+//! change feed.
 //!
 //! **Invariant:** nothing that must outlive a failover is only in memory.
 //! Deliberately not here: decisions (layer 1), and anything of the agent: the two meet in `proto/` alone.
 
-mod admission;
 mod api;
 mod config;
 mod context;
-mod dispatch;
 mod enrollment;
 mod init;
 mod join;

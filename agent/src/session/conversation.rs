@@ -19,7 +19,7 @@ use super::{End, Ports, Session};
 use crate::board::Told;
 use crate::core::{Ack, Incoming};
 use crate::limits::{COALESCE, OPEN_TIMEOUT, OUTGOING, STATUSES_PER_MESSAGE};
-use crate::set::Update;
+use gantry_lifecycle::Update;
 use crate::shared::Shared;
 
 /// Shortest time between heartbeats, whatever the leader asks for.

@@ -10,7 +10,7 @@ use gantry_model::{DurationMs, Timestamp};
 
 use super::harness::{Place, item, wanted};
 use crate::board::Told;
-use crate::set::Update;
+use gantry_lifecycle::Update;
 use crate::testing::{replica, until};
 
 #[tokio::test]

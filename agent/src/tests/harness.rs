@@ -22,7 +22,7 @@ use crate::datapath::{Datapath, SetNumber, Wanted};
 use crate::disk::Disk;
 use crate::limits::INCOMING;
 use crate::session::{self, Introduction, Session};
-use crate::set::Update;
+use gantry_lifecycle::Update;
 use crate::shared::Shared;
 use crate::testing::machine::Machine;
 use crate::testing::server::Cluster;

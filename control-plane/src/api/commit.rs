@@ -3,8 +3,8 @@
 use gantry_model::{Class, Problem};
 use gantry_state::{Outcome, State};
 
-use crate::admission::Decision;
 use crate::context::Context;
+use gantry_leader::admission::Decision;
 
 /// How often a decision is made anew before giving up: each refusal means that another write got through, so somebody makes
 /// progress; more than this many in a row means a hot object.

@@ -6,8 +6,8 @@ use gantry_model::{Class, Problem};
 use gantry_state::{Key, NewEvent, Object, Op, Precondition, State, Transaction};
 
 use super::find;
-use crate::admission::Decision;
 use crate::context::Context;
+use gantry_leader::admission::Decision;
 
 /// Sets availability and labels; returns the node as it is then.
 ///

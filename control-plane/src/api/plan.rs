@@ -12,7 +12,7 @@ use gantry_scheduler::Fleet;
 use gantry_state::{Op, State};
 
 use super::wire;
-use crate::admission::Decision;
+use gantry_leader::admission::Decision;
 
 /// Passes over the services: each may create replicas that a later one's dependencies wait for, so what a plan shows is the
 /// placement of everything that could be placed at once.

@@ -19,8 +19,8 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::{find, record};
-use crate::admission::Decision;
 use crate::context::Context;
+use gantry_leader::admission::Decision;
 
 /// A stream of answers as tonic wants it.
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

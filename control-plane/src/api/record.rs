@@ -5,8 +5,8 @@ use gantry_model::object::{ImageRecord, TagRecord};
 use gantry_model::{ByteSize, NodeId, Problem, Timestamp};
 use gantry_state::{Key, Object, Op, Transaction};
 
-use crate::admission::Decision;
 use crate::context::Context;
+use gantry_leader::admission::Decision;
 
 /// An image that a node has now.
 #[derive(Debug, Clone)]

@@ -21,8 +21,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::proxy::Answers;
 use super::{explain, find, members, nodes, plan, proxy, read, tokens, watch, wire};
-use crate::admission::{self, Decision, ServiceEdit};
 use crate::context::Context;
+use gantry_leader::admission::{self, Decision, ServiceEdit};
 
 /// Who may use the API: people, and servers on behalf of people.
 const CALLERS: &[Role] = &[Role::Admin, Role::Server];

@@ -6,8 +6,8 @@ use gantry_model::{Class, DurationMs, Problem};
 use gantry_pki::{Authority, Token};
 use gantry_state::{Key, Object, Op, Precondition, Transaction};
 
-use crate::admission::Decision;
 use crate::context::Context;
+use gantry_leader::admission::Decision;
 
 /// Lifetime of a token without one of its own. Swarm's live for ever; a day is long enough to set up machines.
 pub const TOKEN_TTL_DEFAULT: DurationMs = DurationMs::secs(24 * 3600);

@@ -2,7 +2,7 @@
 
 use gantry_api::v1::{self, change::Action as WireAction};
 
-use crate::admission::{Action, Change};
+use gantry_leader::admission::{Action, Change};
 
 /// The changes of a decision.
 #[must_use]

@@ -4,7 +4,6 @@
 //! changes; it hands reports to the controller and acknowledgements to the term. It ends with the connection, with the term,
 //! or when the node opens a newer session.
 
-mod register;
 mod report;
 
 use std::sync::Arc;
@@ -16,6 +15,9 @@ use gantry_api::v1::{
     Welcome, agent_message, server_message,
 };
 use gantry_env::FreshIds;
+use gantry_leader::admission::Decision;
+use gantry_leader::dispatch::Increment;
+use gantry_leader::{Introduction, Told, register};
 use gantry_model::object::{NodeStatus, Role};
 use gantry_model::{Class, NodeId, Problem, SessionId};
 use gantry_raft::{ChangeFeed, FeedError, Update};
@@ -26,10 +28,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use self::register::{Introduction, register};
 use crate::api::record;
 use crate::context::Context;
-use crate::dispatch::{Increment, NodeSet};
 use crate::term::TermHandle;
 
 /// Messages waiting for one agent; the session's task waits when it is full, and changes then coalesce.
@@ -71,18 +71,26 @@ impl Session for SessionService {
         let term = self.leading()?;
         let mut incoming = request.into_inner();
         let introduction = introduction(node, incoming.next().await).map_err(|problem| from_problem(&problem))?;
-        register(&self.context, &introduction)
-            .await
-            .map_err(|problem| from_problem(&problem))?;
-        let session = self.context.env.session_id();
+        let now = self.context.env.now();
+        let registered = self.context.commit(|state| {
+            let transaction = register(state, now, &introduction)?;
+            Ok(Decision {
+                transaction,
+                changes: Vec::new(),
+            })
+        });
+        registered.await.map_err(|problem| from_problem(&problem))?;
+        let id = self.context.env.session_id();
         let (outgoing, answers) = mpsc::channel(OUTGOING_MAX);
+        let deadline = self.context.env.monotonic() + self.context.timing().lease;
+        let session = gantry_leader::Session::open(node, id, deadline, &mut term.leases(), &mut term.acks());
         let task = SessionTask {
             context: self.context.clone(),
             term,
             node,
+            id,
             session,
             outgoing,
-            set: None,
         };
         tokio::spawn(task.run(incoming, introduction.name));
         Ok(Response::new(ReceiverStream::new(answers)))
@@ -147,9 +155,9 @@ struct SessionTask {
     context: Arc<Context>,
     term: Arc<TermHandle>,
     node: NodeId,
-    session: SessionId,
+    id: SessionId,
+    session: gantry_leader::Session,
     outgoing: mpsc::Sender<Result<ServerMessage, Status>>,
-    set: Option<NodeSet>,
 }
 
 /// What a session's loop wakes up for.
@@ -161,18 +169,13 @@ enum Wake {
 
 impl SessionTask {
     async fn run(mut self, mut incoming: Streaming<AgentMessage>, name: String) {
-        tracing::info!(node = %name, session = %self.session, "session opened");
-        self.term.leases().begin_session(self.node, self.session);
-        self.term.acks().begin(self.node);
-        self.extend_lease();
+        tracing::info!(node = %name, session = %self.id, "session opened");
         let reason = match self.converse(&mut incoming).await {
             Ok(()) => "closed by the agent".to_string(),
             Err(problem) => problem.to_string(),
         };
-        if self.term.leases().end_session(self.node, self.session) {
-            self.term.acks().end(self.node);
-        }
-        tracing::info!(node = %name, session = %self.session, reason, "session ended");
+        self.session.close(&mut self.term.leases(), &mut self.term.acks());
+        tracing::info!(node = %name, session = %self.id, reason, "session ended");
     }
 
     async fn converse(&mut self, incoming: &mut Streaming<AgentMessage>) -> Result<(), Problem> {
@@ -202,9 +205,7 @@ impl SessionTask {
                     ));
                 }
             }
-            if !self.term.leases().is_current(self.node, self.session) {
-                return Err(Problem::new(Class::Conflict, "session", "the node opened a newer one"));
-            }
+            self.session.check_current(&self.term.leases())?;
         }
     }
 
@@ -213,21 +214,6 @@ impl SessionTask {
             () = self.term.ended.cancelled() => Wake::TermEnded,
             message = incoming.next() => Wake::Agent(message),
             event = feed.next() => Wake::Feed(event),
-        }
-    }
-
-    fn extend_lease(&self) {
-        let deadline = self.context.env.monotonic() + self.context.timing().lease;
-        self.term.leases().extend(self.node, deadline);
-    }
-
-    /// A connection may outlast a lease, when the network was away for as long: the agent registers anew then, since only that
-    /// makes a node ready again.
-    fn check_up(&self) -> Result<(), Problem> {
-        match self.context.raft.state().node(self.node).map(|node| node.status) {
-            Some(NodeStatus::Ready) => Ok(()),
-            Some(NodeStatus::Down) => Err(Problem::new(Class::Conflict, "session", "the node's lease ran out")),
-            None => Err(Problem::new(Class::NotFound, "session", "the node was removed")),
         }
     }
 
@@ -241,7 +227,7 @@ impl SessionTask {
         let timing = self.context.timing();
         let servers = members.servers.iter().map(|server| server.address.clone()).collect();
         self.send(server_message::Message::Welcome(Welcome {
-            session: self.session.to_string(),
+            session: self.id.to_string(),
             heartbeat_ms: timing.heartbeat.0,
             lease_ms: timing.lease.0,
             servers,
@@ -250,27 +236,19 @@ impl SessionTask {
     }
 
     async fn send_complete(&mut self, state: &State) -> Result<(), Problem> {
-        let number = self.set.as_ref().map_or(1, |set| set.number() + 1);
-        let (set, increment) = NodeSet::complete(state, self.node, number);
-        self.set = Some(set);
-        self.term.acks().reflects(self.node, number, state.revision());
+        let increment = self.session.complete(state, &mut self.term.acks());
         self.send(server_message::Message::Assignments(assignments(&increment)))
             .await
     }
 
     async fn tell(&mut self, state: &State, changes: &[gantry_state::Change]) -> Result<(), Problem> {
-        let Some(set) = &mut self.set else {
-            return self.send_complete(state).await;
-        };
-        let increment = set.advance(state, changes);
-        let number = set.number();
-        self.term.acks().reflects(self.node, number, state.revision());
-        match increment {
-            Some(increment) => {
+        let told = self.session.tell(state, changes, &mut self.term.acks());
+        match told {
+            Told::Increment(increment) => {
                 self.send(server_message::Message::Assignments(assignments(&increment)))
                     .await
             }
-            None => {
+            Told::UpToDate => {
                 self.term.acknowledged.notify_one();
                 Ok(())
             }
@@ -278,8 +256,9 @@ impl SessionTask {
     }
 
     async fn hear(&mut self, message: AgentMessage) -> Result<(), Problem> {
-        self.check_up()?;
-        self.extend_lease();
+        let deadline = self.context.env.monotonic() + self.context.timing().lease;
+        let state = self.context.raft.state();
+        self.session.heard(&state, deadline, &mut self.term.leases())?;
         match message.message {
             Some(agent_message::Message::Heartbeat(_)) | None => Ok(()),
             Some(agent_message::Message::Hello(_)) => {
@@ -303,7 +282,7 @@ impl SessionTask {
                     let state = self.context.raft.state();
                     return self.send_complete(&state).await;
                 }
-                if self.term.acks().applied(self.node, applied.set) {
+                if self.session.applied(applied.set, &mut self.term.acks()) {
                     self.term.acknowledged.notify_one();
                 }
                 Ok(())

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use gantry_api::v1::{ImageInfo, Inventory, Statuses};
+use gantry_leader::{Report, report};
 use gantry_model::object::{ImageRecord, TagRecord};
-use gantry_model::phase::{Desired, Observed};
+use gantry_model::phase::Observed;
 use gantry_model::{ByteSize, NodeId, ReplicaId, Timestamp};
-use gantry_state::{Key, Object, Op, State};
+use gantry_state::{Object, Op, State};
 
 /// Statuses of the node's replicas; what is malformed or not the node's own is left out and logged.
 #[must_use]
@@ -17,24 +18,21 @@ pub fn statuses(state: &State, node: NodeId, statuses: &Statuses) -> Vec<Op> {
             tracing::warn!(%node, replica = status.replica, "status of a malformed replica id");
             continue;
         };
-        let Some(replica) = state.replica(id).filter(|replica| replica.node == Some(node)) else {
-            continue;
-        };
-        if status.removed {
-            if replica.desired == Desired::Remove {
-                ops.push(Op::Delete(Key::Replica(id)));
+        let said = match (status.removed, &status.observed) {
+            (true, _) => Report::Removed,
+            (false, Some(document)) => match gantry_api::decode::<Observed>(document, "observed") {
+                Ok(observed) => Report::Observed(Box::new(observed)),
+                Err(problem) => {
+                    tracing::warn!(%node, replica = %id, %problem, "status that cannot be read");
+                    continue;
+                }
+            },
+            (false, None) => {
+                tracing::warn!(%node, replica = %id, "status without content");
+                continue;
             }
-            continue;
-        }
-        match status
-            .observed
-            .as_ref()
-            .map(|document| gantry_api::decode::<Observed>(document, "observed"))
-        {
-            Some(Ok(observed)) => ops.push(Op::Observe { replica: id, observed }),
-            Some(Err(problem)) => tracing::warn!(%node, replica = %id, %problem, "status that cannot be read"),
-            None => tracing::warn!(%node, replica = %id, "status without content"),
-        }
+        };
+        ops.extend(report(state, node, id, said));
     }
     ops
 }

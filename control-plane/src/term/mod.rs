@@ -1,9 +1,7 @@
 //! The leader's work, for as long as it leads: one controller, the leases of nodes, the acknowledgements of their data paths.
 
 mod controller;
-mod liveness;
 mod shared;
-mod work;
 
 pub use controller::lead;
 pub use shared::TermHandle;

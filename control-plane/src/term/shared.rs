@@ -6,8 +6,8 @@ use gantry_state::Op;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::liveness::Leases;
-use crate::dispatch::Acknowledgements;
+use gantry_leader::Leases;
+use gantry_leader::dispatch::Acknowledgements;
 
 /// Reports waiting for the controller; a session that finds it full waits, and with it its agent.
 pub const REPORTS_MAX: usize = 4096;

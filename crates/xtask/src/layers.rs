@@ -26,6 +26,7 @@ const LAYERS: &[(&str, &str, u8)] = &[
     ("crates/state", "gantry-state", 1),
     ("crates/scheduler", "gantry-scheduler", 1),
     ("crates/reconcile", "gantry-reconcile", 1),
+    ("crates/leader", "gantry-leader", 1),
     ("crates/lifecycle", "gantry-lifecycle", 1),
     ("crates/netplan", "gantry-netplan", 1),
     ("crates/api", "gantry-api", 2),
@@ -44,6 +45,7 @@ const LAYERS: &[(&str, &str, u8)] = &[
     ("agent", "gantry-agent", 4),
     ("control-plane", "gantry-control-plane", 4),
     ("crates/cli", "gantry-cli", 5),
+    ("crates/sim", "gantry-sim", 2),
     ("tests", "gantry-tests", 6),
 ];
 

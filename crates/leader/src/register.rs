@@ -7,9 +7,6 @@ use gantry_model::object::{Availability, ClusterRecord, Node, NodeFacts, NodeSta
 use gantry_model::{Class, NodeId, Problem, Timestamp};
 use gantry_state::{Key, Object, Op, Precondition, State, Transaction};
 
-use crate::admission::Decision;
-use crate::context::Context;
-
 /// What an agent says of itself when it opens a session.
 #[derive(Debug, Clone)]
 pub struct Introduction {
@@ -23,19 +20,11 @@ pub struct Introduction {
     pub facts: NodeFacts,
 }
 
-/// Stores the node as ready, with a subnet of its own if it is new.
+/// Decides what storing the node as ready writes; a new one gets a subnet of its own.
 ///
 /// # Errors
-/// When another node has the name, or no subnet is left.
-pub async fn register(context: &Context, introduction: &Introduction) -> Result<(), Problem> {
-    context
-        .commit(|state| decide(context, state, introduction))
-        .await
-        .map(|_| ())
-}
-
-fn decide(context: &Context, state: &State, introduction: &Introduction) -> Result<Decision, Problem> {
-    let now = context.env.now();
+/// When another node has the name, no subnet is left, or the cluster has no record yet.
+pub fn register(state: &State, now: Timestamp, introduction: &Introduction) -> Result<Transaction, Problem> {
     let key = Key::Node(introduction.id);
     if let Some(other) = state
         .node_named(&introduction.name)
@@ -57,11 +46,14 @@ fn decide(context: &Context, state: &State, introduction: &Introduction) -> Resu
                 transaction.require.push(Precondition::Unchanged { key, modified });
             }
         }
-        None => join(context.cluster(state)?, state, introduction, &mut transaction)?,
+        None => join(cluster(state)?, state, introduction, &mut transaction)?,
     }
-    Ok(Decision {
-        transaction,
-        changes: Vec::new(),
+    Ok(transaction)
+}
+
+fn cluster(state: &State) -> Result<&ClusterRecord, Problem> {
+    state.cluster().ok_or_else(|| {
+        Problem::new(Class::Unavailable, "cluster", "is being initialised").remedy("try again in a moment")
     })
 }
 

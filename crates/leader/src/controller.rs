@@ -1,0 +1,253 @@
+//! The controller: turns what is stored into what is to be done.
+//!
+//! One transaction in flight at a time. A pass looks at the services that something happened to, lets `reconcile` decide and
+//! `scheduler` place, and proposes everything as one transaction that only this term may commit. What a pass wrote comes back
+//! through the change feed before the next pass decides, so that no pass decides on a view without its own writes.
+//!
+//! **Invariant:** nothing here outlives the term, and nothing that matters is only here.
+
+use std::collections::BTreeSet;
+
+use gantry_model::object::{Node, NodeStatus, Replica};
+use gantry_model::phase::Desired;
+use gantry_model::{DurationMs, NodeId, ReplicaId, ServiceId, Timestamp};
+use gantry_reconcile::{Acks, View, reconcile};
+use gantry_scheduler::Fleet;
+use gantry_state::{Change, Key, Object, Op, Outcome, Precondition, Refusal, State, Transaction};
+
+use crate::work::Work;
+
+/// Pause after a write that failed, so that a cluster without quorum is not hammered.
+const PAUSE_AFTER_FAILURE: DurationMs = DurationMs(100);
+
+/// Operations in one transaction at most: larger plans are written in several passes, so that no entry blocks the log.
+const OPS_PER_PASS: usize = 2000;
+
+/// The leader's two clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// For records and people; it may jump.
+    pub now: Timestamp,
+    /// Never jumps back.
+    pub monotonic: DurationMs,
+}
+
+/// A write whose fate is not known: it may have been made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed;
+
+/// Whether the term goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does.
+    GoOn,
+    /// Another leader has been elected.
+    TermEnded,
+}
+
+/// See the module.
+pub struct Controller {
+    term: u64,
+    state: State,
+    fleet: Fleet,
+    work: Work,
+    /// Reports and node changes to be written.
+    pending: Vec<Op>,
+    /// Those among the transaction in flight: written again if it is refused.
+    in_flight: Vec<Op>,
+    /// A transaction is in flight.
+    proposing: bool,
+    /// No pass before the state has come this far.
+    awaited: u64,
+    paused_until: DurationMs,
+}
+
+/// Acknowledgements as `reconcile` asks for them.
+struct LiveAcks<'a> {
+    state: &'a State,
+    /// The revision up to which a node's data path is known to be.
+    applied: &'a dyn Fn(NodeId) -> u64,
+}
+
+impl Acks for LiveAcks<'_> {
+    /// Every ready node has in effect a set computed after the replica began to drain.
+    fn drained(&self, replica: &Replica) -> bool {
+        let since = self.state.modified(&Key::Replica(replica.id));
+        let mut ready = self.state.nodes().filter(|node| node.status == NodeStatus::Ready);
+        ready.all(|node| (self.applied)(node.id) >= since)
+    }
+}
+
+impl Controller {
+    /// The controller of a term, from the state as this server has it.
+    #[must_use]
+    pub fn begin(term: u64, state: State) -> Self {
+        Self {
+            term,
+            fleet: Fleet::from_state(&state),
+            work: Work::everything(&state),
+            state,
+            pending: Vec::new(),
+            in_flight: Vec::new(),
+            proposing: false,
+            awaited: 0,
+            paused_until: DurationMs::ZERO,
+        }
+    }
+
+    /// The state as the controller knows it.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The nodes and what is reserved on them, as the controller knows them.
+    #[must_use]
+    pub const fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The state went on.
+    pub fn changed(&mut self, state: State, changes: &[Change]) {
+        for change in changes {
+            self.fleet.apply(change);
+            self.work.note(&state, change);
+        }
+        self.state = state;
+    }
+
+    /// The state went on, and what changed is not known.
+    pub fn start_over(&mut self, state: State) {
+        self.fleet = Fleet::from_state(&state);
+        self.work = Work::everything(&state);
+        self.state = state;
+    }
+
+    /// Something to be written as it is.
+    pub fn report(&mut self, ops: Vec<Op>) {
+        self.pending.extend(ops);
+    }
+
+    /// An acknowledgement came.
+    pub fn acknowledged(&mut self) {
+        self.work.note_acknowledgement();
+    }
+
+    /// The node's lease has run out. Says whether that is news.
+    pub fn take_down(&mut self, id: NodeId, now: Timestamp) -> bool {
+        let Some(node) = self.state.node(id).filter(|node| node.status == NodeStatus::Ready) else {
+            return false;
+        };
+        let node = Node {
+            status: NodeStatus::Down,
+            status_since: now,
+            ..node.clone()
+        };
+        self.pending.push(Op::Put(Box::new(Object::Node(node))));
+        true
+    }
+
+    /// When a service wants to be looked at next.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        self.work.next_wake()
+    }
+
+    /// The next transaction, if there is something to write and nothing in flight; its fate is to be told by
+    /// [`Controller::proposed`]. `applied` says up to which revision a node's data path is known to be.
+    pub fn propose(
+        &mut self,
+        moment: Moment,
+        applied: &dyn Fn(NodeId) -> u64,
+        ids: &mut dyn FnMut() -> ReplicaId,
+    ) -> Option<Transaction> {
+        if self.proposing || moment.monotonic < self.paused_until {
+            return None;
+        }
+        self.in_flight = std::mem::take(&mut self.pending);
+        let mut transaction =
+            Transaction::new(moment.now, self.in_flight.clone()).requiring(Precondition::Term(self.term));
+        if self.state.revision() >= self.awaited && self.work.is_pending(moment.now) {
+            self.decide(&mut transaction, applied, ids);
+        }
+        if transaction.ops.is_empty() {
+            return None;
+        }
+        self.proposing = true;
+        Some(transaction)
+    }
+
+    /// What became of the transaction in flight.
+    pub fn proposed(&mut self, result: Result<Outcome, Failed>, monotonic: DurationMs) -> Verdict {
+        self.proposing = false;
+        match result {
+            Ok(Outcome::Committed { revision }) => self.awaited = revision,
+            Ok(Outcome::Refused(Refusal::Term { .. })) => return Verdict::TermEnded,
+            // A person was faster: the service is decided on again, as it is now. Reports are true all the same.
+            Ok(Outcome::Refused(_)) => self.decide_anew(),
+            // Whether it was made is not known; what is stored will tell, and reports may be written twice.
+            Err(Failed) => {
+                self.paused_until = monotonic + PAUSE_AFTER_FAILURE;
+                self.decide_anew();
+            }
+        }
+        Verdict::GoOn
+    }
+
+    fn decide_anew(&mut self) {
+        let mut reports = std::mem::take(&mut self.in_flight);
+        reports.append(&mut self.pending);
+        self.pending = reports;
+        self.start_over(self.state.clone());
+    }
+
+    /// One pass: what each service needs, and where new replicas go.
+    fn decide(
+        &mut self,
+        transaction: &mut Transaction,
+        applied: &dyn Fn(NodeId) -> u64,
+        ids: &mut dyn FnMut() -> ReplicaId,
+    ) {
+        let mut left: BTreeSet<ServiceId> = self.work.take(transaction.at);
+        while let Some(service) = left.pop_first() {
+            if transaction.ops.len() >= OPS_PER_PASS {
+                left.insert(service);
+                break;
+            }
+            self.decide_service(service, transaction, applied, ids);
+        }
+        self.work.put_back(left);
+    }
+
+    fn decide_service(
+        &mut self,
+        service: ServiceId,
+        transaction: &mut Transaction,
+        applied: &dyn Fn(NodeId) -> u64,
+        ids: &mut dyn FnMut() -> ReplicaId,
+    ) {
+        let acks = LiveAcks {
+            state: &self.state,
+            applied,
+        };
+        let view = View {
+            state: &self.state,
+            now: transaction.at,
+            acks: &acks,
+        };
+        let plan = reconcile(&view, service, ids);
+        self.work.wake(service, plan.wake_at);
+        let drains = |replica: &Replica| replica.desired == Desired::Drain;
+        if self.state.replicas_of(service).any(drains) {
+            self.work.still_drains(service);
+        }
+        transaction.require.extend(plan.require);
+        transaction.ops.extend(plan.ops);
+        for decision in self.fleet.place(&plan.place, transaction.at) {
+            if decision.result.is_err() {
+                self.work.lacks_room(service);
+            }
+            transaction.ops.extend(decision.op(&self.state));
+        }
+    }
+}

@@ -19,7 +19,7 @@ use crate::error::{BuildError, Result};
 use crate::result::{self, rfc3339};
 use crate::work::{Top, Work};
 
-/// What a build keeps is kept for so long without a sign of life; longer than any step takes.
+/// What a build keeps is kept for so long; longer than any build takes.
 const LEASE: DurationMs = DurationMs::secs(24 * 3600);
 
 /// A stage when it is done.
@@ -87,7 +87,7 @@ impl Builder {
         check(request)?;
         let graph = planned(request)?;
         warn(&*client, &graph.warnings);
-        let lease = self.config.store.lease(LEASE).map_err(BuildError::from)?;
+        let lease = self.config.store.hold(LEASE);
         let work = Work::new(self, request, client, cancel, (lease, graph));
         let stages = resolve(&work)?;
         let target = work.graph.target;
@@ -382,7 +382,7 @@ fn start(work: &Work<'_>, stage: &Stage, results: &Mutex<BTreeMap<StageId, Finis
 /// A folder to start from becomes a layer.
 fn folder_base(work: &Work<'_>, name: &str, mut finished: Finished) -> Result<Finished> {
     let store = &work.builder.config.store;
-    let workspace = store.workspace()?;
+    let workspace = store.workspace();
     let folders = work.source_folders(&Source::Named(name.to_string()), "/", &workspace)?;
     let Some(upper) = folders.first() else {
         return Ok(finished);

@@ -98,22 +98,23 @@ impl Cache {
         self.digests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The layer made under this key, if the store still has it.
-    pub(crate) fn find(&self, key: Key, store: &Store, env: &dyn Env) -> Option<CacheRecord> {
+    /// The layer made under this key; whether the store still has it is for whoever asks to see, once a lease keeps it.
+    pub(crate) fn find(&self, key: Key, env: &dyn Env) -> Option<CacheRecord> {
         let mut records = self.records();
         let record = records.get_mut(&key)?;
-        if !store.has_chain(record.chain) {
-            records.remove(&key);
-            // It is looked at again at the next start, and counts as little then.
-            let _ = fs::remove_file(self.path("records", key));
-            return None;
-        }
         let now = env.now();
         if now.since(record.used_at) > TOUCH_EVERY {
             record.used_at = now;
             touch(&self.path("records", key));
         }
         Some(record.clone())
+    }
+
+    /// The store has the layer no more.
+    pub(crate) fn forget(&self, key: Key) {
+        self.records().remove(&key);
+        // It is looked at again at the next start, and counts as little then.
+        let _ = fs::remove_file(self.path("records", key));
     }
 
     pub(crate) fn insert(&self, key: Key, record: CacheRecord) -> Result<()> {

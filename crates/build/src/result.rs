@@ -177,7 +177,7 @@ fn send_archive(work: &Work<'_>, info: &ImageInfo, references: &BTreeSet<ImageRe
 
 /// The files of the last stage as a tar.
 fn send_tree(work: &Work<'_>, finished: &Finished) -> Result<()> {
-    let workspace = work.builder.config.store.workspace()?;
+    let workspace = work.builder.config.store.workspace();
     let view = work.view(&work.folders(finished.top.0, &workspace)?, &workspace)?;
     let tree = RootTree::new(view, "the result".to_string());
     let mut archive = tar::Builder::new(sink(work));

@@ -33,7 +33,7 @@ impl Work<'_> {
             self.wait_for(stage)?;
         }
         self.started(id);
-        let workspace = self.builder.config.store.workspace()?;
+        let workspace = self.builder.config.store.workspace();
         let inputs = step.operation.inputs();
         let digests = inputs
             .iter()
@@ -45,7 +45,7 @@ impl Work<'_> {
         // A linked layer has one key whatever is below it, but it is stored together with what is below.
         let key = top.key().with_layer(key);
         let _making = self.builder.permits.making(key, self.cancel)?;
-        if let Some(record) = self.cached(key)? {
+        if let Some(record) = self.cached(key, top)? {
             return Ok(StepOutcome {
                 top: Top(Some(record.chain)),
                 created_at: record.created_at,
@@ -57,17 +57,22 @@ impl Work<'_> {
         self.commit(key, step, top, &upper)
     }
 
-    fn cached(&self, key: Key) -> Result<Option<CacheRecord>> {
+    /// The layer that the cache has; `top` is here with all below it.
+    fn cached(&self, key: Key, top: Top) -> Result<Option<CacheRecord>> {
         if self.request.spec.no_cache {
             return Ok(None);
         }
         let config = &self.builder.config;
-        let Some(record) = self.builder.cache.find(key, &config.store, &*config.env) else {
+        let Some(record) = self.builder.cache.find(key, &*config.env) else {
             return Ok(None);
         };
+        // Looked for once the lease holds it: before, the collector might still have been faster.
         self.lease.keep(Node::Layer(record.chain))?;
-        // It was there before the lease held it; the collector may have been faster.
-        Ok(config.store.has_chain(record.chain).then_some(record))
+        if config.store.has_layer_on(record.chain, top.0) {
+            return Ok(Some(record));
+        }
+        self.builder.cache.forget(key);
+        Ok(None)
     }
 
     fn commit(&self, key: Key, step: &Step, top: Top, upper: &Path) -> Result<StepOutcome> {

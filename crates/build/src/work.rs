@@ -174,7 +174,7 @@ impl<'a> Work<'a> {
     /// The layers of a tree as folders; an empty one when it has none.
     pub(crate) fn folders(&self, top: Option<Digest>, workspace: &Workspace) -> Result<Vec<PathBuf>> {
         let Some(top) = top else {
-            let empty = workspace.path().join("empty");
+            let empty = workspace.path()?.join("empty");
             if empty.is_dir() {
                 return Ok(vec![empty]);
             }

@@ -74,7 +74,7 @@ fn make(store: &Store, layer_bytes: usize, layers: usize) -> Result<ImageInfo, B
         .collect();
     let mut top = None;
     for layer in 0..layers {
-        let workspace = store.workspace()?;
+        let workspace = store.workspace();
         let upper = workspace.folder("upper")?;
         fill(&upper, layer, layer_bytes, &noise, &text)?;
         let draft = UpperLayer {

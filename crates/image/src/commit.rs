@@ -75,17 +75,26 @@ pub struct CommittedLayer {
     pub entries: u64,
 }
 
-/// An empty folder on the file system of the store, for what will become a layer. Removed when dropped.
+/// A folder on the file system of the store, for what will become a layer. It is made when something is put in it, and removed
+/// when dropped.
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
 }
 
 impl Workspace {
-    /// The folder.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The folder, which exists then.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn path(&self) -> Result<&Path> {
+        // Several threads may be here at once.
+        match fs::create_dir(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(ImageError::io("create", &self.path)(error))
+            }
+            _ => Ok(&self.path),
+        }
     }
 
     /// Makes a folder in it with the mode that `/` of a container has, for `upperdir`.
@@ -93,7 +102,7 @@ impl Workspace {
     /// # Errors
     /// When the disk refuses.
     pub fn folder(&self, name: &str) -> Result<PathBuf> {
-        let path = self.path.join(name);
+        let path = self.path()?.join(name);
         make_layer_dir(&path)?;
         Ok(path)
     }
@@ -108,13 +117,11 @@ impl Drop for Workspace {
 
 impl Store {
     /// A folder for a build step to write to.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn workspace(&self) -> Result<Workspace> {
-        let path = self.blobs.tmp_path();
-        make_layer_dir(&path)?;
-        Ok(Workspace { path })
+    #[must_use]
+    pub fn workspace(&self) -> Workspace {
+        Workspace {
+            path: self.blobs.tmp_path(),
+        }
     }
 
     /// Makes a layer of what a build step wrote, without copying it. The lease keeps it and all below it.
@@ -174,6 +181,13 @@ impl Store {
     /// When one of them is not unpacked here.
     pub fn chain_diff_ids(&self, top: Digest) -> Result<Vec<Digest>> {
         Ok(self.chain(top)?.into_iter().map(|(_, record)| record.diff_id).collect())
+    }
+
+    /// Whether the layer with this chain id is unpacked here, on one that is known to be here with all below it. As
+    /// [`Store::has_chain`], without looking at every layer again.
+    #[must_use]
+    pub fn has_layer_on(&self, top: Digest, parent: Option<Digest>) -> bool {
+        self.require_layer(top).is_ok_and(|record| record.parent == parent)
     }
 
     /// Whether the layer with this chain id is unpacked here, with all below it.

@@ -5,6 +5,7 @@
 //! lock while it removes; so nothing goes between the look and the use.
 //! A lease is on disk (`leases/ID.json`) until it is dropped or expires, so that what a killed operation wrote is there when it
 //! is tried again. Losing that file costs a transfer, never an image, so it is not synced; root sets (`roots/NAME.json`) are.
+//! One that ends with the process anyway ([`crate::Store::hold`]) is in memory alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -59,7 +60,15 @@ pub struct LeaseRecord {
 #[derive(Debug)]
 pub struct Lease {
     id: LeaseId,
+    place: Place,
     leases: Arc<Leases>,
+}
+
+/// Where a lease is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Disk,
+    Memory,
 }
 
 impl Lease {
@@ -74,7 +83,7 @@ impl Lease {
     /// # Errors
     /// When the disk refuses.
     pub fn keep(&self, node: Node) -> Result<()> {
-        self.leases.change(self.id, |record| record.nodes.insert(node))
+        self.leases.change(self, |record| record.nodes.insert(node))
     }
 
     /// Lets it last this long from now on.
@@ -83,7 +92,7 @@ impl Lease {
     /// When the disk refuses.
     pub fn renew(&self, ttl: DurationMs) -> Result<()> {
         let expires_at = self.leases.env.now().after(ttl);
-        self.leases.change(self.id, |record| {
+        self.leases.change(self, |record| {
             record.expires_at = expires_at;
             true
         })
@@ -94,7 +103,13 @@ impl Lease {
     pub fn detach(self) -> LeaseId {
         let id = self.id;
         let leases = Arc::clone(&self.leases);
-        leases.lock().detached.insert(id);
+        let mut held = leases.lock();
+        held.detached.insert(id);
+        if let (Place::Memory, Some(record)) = (self.place, held.leases.get(&id)) {
+            // Without its file it ends with this process, which costs whoever goes on a transfer.
+            let _ = leases.write(id, record);
+        }
+        drop(held);
         id
     }
 }
@@ -166,6 +181,21 @@ impl Leases {
 
     pub(crate) fn begin(self: &Arc<Self>, ttl: DurationMs) -> Result<Lease> {
         let mut held = self.lock();
+        let (id, record) = self.fresh(&held, ttl);
+        self.write(id, &record)?;
+        held.leases.insert(id, record);
+        Ok(self.taken(id, Place::Disk))
+    }
+
+    /// A lease that a crash ends.
+    pub(crate) fn begin_in_memory(self: &Arc<Self>, ttl: DurationMs) -> Lease {
+        let mut held = self.lock();
+        let (id, record) = self.fresh(&held, ttl);
+        held.leases.insert(id, record);
+        self.taken(id, Place::Memory)
+    }
+
+    fn fresh(&self, held: &Held, ttl: DurationMs) -> (LeaseId, LeaseRecord) {
         let mut id = LeaseId(self.env.random_u64());
         while held.leases.contains_key(&id) {
             id = LeaseId(self.env.random_u64());
@@ -174,12 +204,15 @@ impl Leases {
             expires_at: self.env.now().after(ttl),
             nodes: BTreeSet::new(),
         };
-        self.write(id, &record)?;
-        held.leases.insert(id, record);
-        Ok(Lease {
+        (id, record)
+    }
+
+    fn taken(self: &Arc<Self>, id: LeaseId, place: Place) -> Lease {
+        Lease {
             id,
+            place,
             leases: Arc::clone(self),
-        })
+        }
     }
 
     /// Takes over a lease that nobody in this process holds.
@@ -187,10 +220,7 @@ impl Leases {
         self.expire();
         let mut held = self.lock();
         held.detached.remove(&id);
-        held.leases.contains_key(&id).then(|| Lease {
-            id,
-            leases: Arc::clone(self),
-        })
+        held.leases.contains_key(&id).then(|| self.taken(id, Place::Disk))
     }
 
     /// Drops leases whose time is over.
@@ -228,16 +258,16 @@ impl Leases {
         Ok(())
     }
 
-    fn change(&self, id: LeaseId, change: impl FnOnce(&mut LeaseRecord) -> bool) -> Result<()> {
+    fn change(&self, lease: &Lease, change: impl FnOnce(&mut LeaseRecord) -> bool) -> Result<()> {
         let mut held = self.lock();
-        let Some(record) = held.leases.get_mut(&id) else {
+        let Some(record) = held.leases.get_mut(&lease.id) else {
             return Err(ImageError::NotFound {
                 what: "lease (it has expired)",
-                name: id.to_string(),
+                name: lease.id.to_string(),
             });
         };
-        if change(record) {
-            self.write(id, record)?;
+        if change(record) && lease.place == Place::Disk {
+            self.write(lease.id, record)?;
         }
         Ok(())
     }

@@ -188,6 +188,13 @@ impl Store {
         self.leases.begin(ttl)
     }
 
+    /// As [`Store::lease`], but it ends with this process at the latest, and costs nothing on disk: for operations that nobody
+    /// goes on with after a crash.
+    #[must_use]
+    pub fn hold(&self, ttl: DurationMs) -> Lease {
+        self.leases.begin_in_memory(ttl)
+    }
+
     /// Takes over a lease of an earlier process, or a detached one; none when it has expired.
     #[must_use]
     pub fn adopt_lease(&self, id: LeaseId) -> Option<Lease> {

@@ -80,7 +80,7 @@ impl Commit {
         })?;
         let mut config = store.config_document(base)?;
         let lease = store.lease(LEASE)?;
-        let workspace = store.workspace()?;
+        let workspace = store.workspace();
         let upper = workspace.folder("upper")?;
         if self.upper.is_dir() {
             copy(&self.upper, &upper)?;

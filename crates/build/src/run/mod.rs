@@ -46,8 +46,8 @@ pub(crate) fn run(
     let (attached, host_network) = network(work, run.network, step)?;
     let container = container(work, run);
     let image = image(run, &prepared);
-    let bundle = workspace.path().join("bundle");
-    let log = workspace.path().join("log");
+    let bundle = workspace.path()?.join("bundle");
+    let log = workspace.path()?.join("log");
     let input = LaunchInput {
         id: work.container_id(step),
         bundle: bundle.clone(),
@@ -77,7 +77,7 @@ pub(crate) fn run(
         .chain(prepared.script_points())
         .collect();
     let stubs = stubs::Stubs::before(&work.view(&lower, workspace)?, &targets)?;
-    let upper = workspace.path().join("layer");
+    let upper = workspace.path()?.join("layer");
     let ended = attend(work, step, run, &plan, (&log, &upper));
     drop(prepared);
     drop(attached);

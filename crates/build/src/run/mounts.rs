@@ -193,7 +193,7 @@ impl<'a> Prepared<'a> {
             prepared.add(work, mount, number, workspace)?;
         }
         if let Some(script) = &run.script {
-            let path = workspace.path().join("script");
+            let path = workspace.path()?.join("script");
             write_file(&path, script.content.as_bytes(), SCRIPT_MODE, (0, 0))?;
             prepared.bind(Path::new(&script.path), path, true);
         }

@@ -33,7 +33,7 @@ fn layer(
     epoch: Option<Timestamp>,
     fill: impl FnOnce(&Path),
 ) -> CommittedLayer {
-    let workspace = world.store.workspace().expect("a workspace");
+    let workspace = world.store.workspace();
     let upper = workspace.folder("upper").expect("a folder");
     fill(&upper);
     let layer = UpperLayer {
@@ -220,7 +220,7 @@ fn real_overlayfs_uppers_become_layers() {
         fs::write(upper.join("removed"), "").expect("a file");
         fs::write(upper.join("kept"), "").expect("a file");
     });
-    let workspace = world.store.workspace().expect("a workspace");
+    let workspace = world.store.workspace();
     let [upper, work, merged] = ["upper", "work", "merged"].map(|name| workspace.folder(name).expect("a folder"));
     let lower = world.store.chain_folders(base.chain).expect("unpacked");
     let options = format!(

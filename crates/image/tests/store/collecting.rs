@@ -67,7 +67,7 @@ impl Stage {
     }
 
     fn layer(&self, lease: &gantry_image::Lease, content: &str) -> Digest {
-        let workspace = self.store.workspace().expect("a workspace");
+        let workspace = self.store.workspace();
         let upper = workspace.folder("upper").expect("a folder");
         fs::write(upper.join("file"), content).expect("a file");
         let layer = UpperLayer {

@@ -114,7 +114,7 @@ fn full_while_unpacking(store: &Store) {
 
 fn full_while_building(store: &Store) {
     let lease = store.lease(gantry_model::DurationMs::secs(60)).expect("a lease");
-    let workspace = store.workspace().expect("a workspace");
+    let workspace = store.workspace();
     let upper = workspace.folder("upper").expect("a folder");
     let noise: Vec<u8> = (0u32..150_000)
         .map(|number| (number.wrapping_mul(2_654_435_761) >> 23) as u8)

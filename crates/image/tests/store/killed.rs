@@ -63,7 +63,7 @@ fn work(dir: &Path) {
             }
             _ => {
                 let lease = store.lease(DurationMs::secs(60)).expect("a lease");
-                let workspace = store.workspace().expect("a workspace");
+                let workspace = store.workspace();
                 let upper = workspace.folder("upper").expect("a folder");
                 std::fs::write(upper.join("file"), format!("{number}")).expect("a file");
                 let made = store.commit_layer(

@@ -108,7 +108,7 @@ fn skopeo_reads_what_is_built_here() {
     use gantry_image::{ConfigDocument, HistoryEntry, ImageDraft, LayerCompression, ManifestFormat, UpperLayer};
     let world = World::new();
     let lease = world.store.lease(gantry_model::DurationMs::secs(60)).expect("a lease");
-    let workspace = world.store.workspace().expect("a workspace");
+    let workspace = world.store.workspace();
     let upper = workspace.folder("upper").expect("a folder");
     fs::write(upper.join("app"), "binary".repeat(100_000)).expect("a file");
     let layer = UpperLayer {

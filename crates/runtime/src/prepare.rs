@@ -253,7 +253,7 @@ fn shim_group(input: &LaunchInput<'_>, layout: &Layout) -> Result<Vec<PathBuf>, 
     if !group.exists() {
         Group::create(layout, &input.cgroup_parent, SHIMS, &Limits::default())?;
     }
-    Ok(group.procs_files())
+    Ok(group.join_files())
 }
 
 fn make_cgroup(input: &LaunchInput<'_>, layout: &Layout, devices: DevicePolicy) -> Result<CgroupPlan, LaunchError> {
@@ -268,7 +268,7 @@ fn make_cgroup(input: &LaunchInput<'_>, layout: &Layout, devices: DevicePolicy) 
     }
     let oom = group.oom_source()?;
     Ok(CgroupPlan {
-        procs: group.procs_files(),
+        procs: group.join_files(),
         gathering_folder: group.gathering_folder()?,
         oom_file: oom.file,
         oom_key: oom.key.to_string(),

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use gantry_sys::path;
-use gantry_sys::process::{Cloned, clone_process, exit_now, set_domain_name};
+use gantry_sys::process::{Cloned, exit_now, set_domain_name};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
@@ -13,11 +13,12 @@ use nix::unistd::{Pid, getpid, sethostname};
 
 use crate::channel::Channel;
 use crate::failure::During;
+use crate::groups::Joining;
 use crate::namespaces::{self, Prepared};
 use crate::plan::{LaunchPlan, NamespacePlan};
 use crate::process::{Hold, Role, Setup};
 use crate::stdio::ChildStreams;
-use crate::{Failure, devices, filesystem, hooks, mounts, process, reaper};
+use crate::{Failure, devices, filesystem, groups, hooks, mounts, process, reaper};
 
 /// The container's first process, as whoever set it up sees it.
 #[derive(Debug)]
@@ -44,13 +45,13 @@ pub(crate) fn start(
         // Only children enter it.
         setns(foreign, CloneFlags::CLONE_NEWPID).during("join", "the pid namespace")?;
     }
-    let cloned = clone_process(namespaces::clone_flags(&plan.namespaces));
+    let cloned = groups::clone_into(namespaces::clone_flags(&plan.namespaces), &plan.cgroup.procs);
     let started = match cloned.during("clone", "the container's first process")? {
-        Cloned::Parent { pid, pidfd } => First { pid, pidfd, channel },
-        Cloned::Child => {
+        (Cloned::Parent { pid, pidfd }, _) => First { pid, pidfd, channel },
+        (Cloned::Child, joining) => {
             // Only the shim keeps this end open: the line ends when the shim does.
             drop(channel);
-            become_container(plan, prepared, streams, child_end, hold)
+            become_container(plan, prepared, joining, streams, child_end, hold)
         }
     };
     if let Some((_, own)) = &foreign {
@@ -67,11 +68,12 @@ pub(crate) fn own_pid_namespace() -> Result<OwnedFd, Failure> {
 fn become_container(
     plan: &LaunchPlan,
     prepared: &Prepared,
+    joining: Joining,
     streams: ChildStreams,
     channel: Channel,
     hold: Option<Hold>,
 ) -> ! {
-    if let Err(failure) = prepare(plan, prepared, &channel) {
+    if let Err(failure) = prepare(plan, prepared, joining, &channel) {
         channel.send_failure(&failure);
         exit_now(failure.exit_code());
     }
@@ -93,11 +95,11 @@ fn become_container(
     }
 }
 
-fn prepare(plan: &LaunchPlan, prepared: &Prepared, channel: &Channel) -> Result<(), Failure> {
+fn prepare(plan: &LaunchPlan, prepared: &Prepared, joining: Joining, channel: &Channel) -> Result<(), Failure> {
     // What runs inside must not trace this process nor reach its descriptors while it still has the node's.
     prctl::set_dumpable(false).during("become", "undumpable")?;
     umask(Mode::empty());
-    join_cgroups(&plan.cgroup.procs)?;
+    joining.finish()?;
     namespaces::join(&plan.namespaces, prepared.holder.as_ref())?;
     set_names(plan)?;
     let space = prepared.user.as_ref();
@@ -119,13 +121,6 @@ fn prepare(plan: &LaunchPlan, prepared: &Prepared, channel: &Channel) -> Result<
     set_kernel_parameters(plan, &root)?;
     filesystem::restrict_paths(&root, plan)?;
     filesystem::enter_root(&root, &plan.root)
-}
-
-/// Writing 0 moves the writer, whatever its id is in which namespace.
-pub(crate) fn join_cgroups(files: &[std::path::PathBuf]) -> Result<(), Failure> {
-    files
-        .iter()
-        .try_for_each(|file| std::fs::write(file, "0").during("join", file.display()))
 }
 
 fn set_names(plan: &LaunchPlan) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use gantry_sys::process::{Cloned, clone_process, exit_now};
+use gantry_sys::process::{Cloned, exit_now};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
@@ -14,13 +14,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::channel::Channel;
-use crate::container::join_cgroups;
 use crate::failure::During;
+use crate::groups::Joining;
 use crate::namespaces::UserSpace;
 use crate::plan::{CgroupPlan, ProcessPlan};
 use crate::process::{Role, Setup};
 use crate::stdio::{self, ChildStreams};
-use crate::{Failure, process};
+use crate::{Failure, groups, process};
 
 /// A process started by a request.
 #[derive(Debug)]
@@ -58,14 +58,21 @@ impl Exec {
         let (own_end, child_end) = Channel::pair()?;
         // Only children enter the namespace. They are direct children of the shim, which therefore sees them end.
         setns(place.container, CloneFlags::CLONE_NEWPID).during("enter", "the container's pid namespace")?;
-        let cloned = clone_process(CloneFlags::empty());
+        // Its own group of version 2 is below the container's, which it need not pass through; in version 1 it is the freezer's.
+        let own = groups::join_file(group);
+        let (is_unified, of_container) = (own.ends_with("cgroup.procs"), &place.cgroup.procs);
+        let joined = of_container
+            .iter()
+            .filter(|file| !is_unified || !file.ends_with("cgroup.procs"));
+        let joined: Vec<PathBuf> = joined.cloned().chain([own]).collect();
+        let cloned = groups::clone_into(CloneFlags::empty(), &joined);
         let restored = setns(place.own_pid_namespace, CloneFlags::CLONE_NEWPID);
         let pid = match cloned.during("clone", "a process for exec")? {
-            Cloned::Child => {
+            (Cloned::Child, joining) => {
                 drop(own_end);
-                enter_and_execute(plan, place, group, child_streams, child_end)
+                enter_and_execute(plan, place, joining, child_streams, child_end)
             }
-            Cloned::Parent { pid, .. } => pid,
+            (Cloned::Parent { pid, .. }, _) => pid,
         };
         restored.during("return to", "the node's pid namespace")?;
         let streams = shim_streams.stdin.into_iter().chain(shim_streams.outputs).collect();
@@ -129,11 +136,11 @@ fn remove_group(group: &Path) {
 fn enter_and_execute(
     plan: &ProcessPlan,
     place: &Place<'_>,
-    group: &Path,
+    joining: Joining,
     streams: ChildStreams,
     channel: Channel,
 ) -> ! {
-    match enter(place, group) {
+    match enter(place, joining) {
         Ok(()) => process::execute(Setup {
             plan,
             role: Role::Exec,
@@ -151,11 +158,10 @@ fn enter_and_execute(
     }
 }
 
-fn enter(place: &Place<'_>, group: &Path) -> Result<(), Failure> {
+fn enter(place: &Place<'_>, joining: Joining) -> Result<(), Failure> {
     // What runs inside must not trace this process while it still has the node's descriptors.
     prctl::set_dumpable(false).during("become", "undumpable")?;
-    join_cgroups(&place.cgroup.procs)?;
-    join_cgroups(&[group.join("cgroup.procs")])?;
+    joining.finish()?;
     join_container(place.container, place.space)
 }
 

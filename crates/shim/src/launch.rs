@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use gantry_sys::process::{fork, pidfd_send_signal};
+use gantry_sys::process::{Cloned, pidfd_send_signal};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -31,7 +32,7 @@ use crate::record::{self, EXIT_FILE, SOCKET_FILE, START_SOCKET_FILE, STATE_FILE,
 use crate::stdio::{self, ChildStreams, ShimStreams};
 use crate::task::{self, Given, Line};
 use crate::wire::LaunchReport;
-use crate::{Failure, container, hooks, unattended};
+use crate::{Failure, container, groups, hooks, unattended};
 
 /// Held by the shim of a bundle.
 const LOCK_FILE: &str = "shim.lock";
@@ -96,14 +97,15 @@ fn answer(line: &Line, outcome: Result<LaunchReport, Failure>) -> ExitCode {
 /// Starts the container and stays.
 fn attend(plan: &LaunchPlan, attendance: &AttendancePlan, line: Line) -> ExitCode {
     // Leaves the agent's process tree and session, so that nothing meant for the agent hits the container.
-    match fork().during("fork", "the shim") {
-        Ok(Some(_)) => return ExitCode::SUCCESS,
-        Ok(None) => {}
+    let joining = match groups::clone_into(CloneFlags::empty(), &attendance.shim_procs).during("clone", "the shim") {
+        Ok((Cloned::Parent { .. }, _)) => return ExitCode::SUCCESS,
+        Ok((Cloned::Child, joining)) => joining,
         Err(failure) => return answer(&line, Err(failure)),
-    }
+    };
     let launched = setsid()
         .during("start", "a session")
-        .and_then(|_| launch(plan, attendance));
+        .and_then(|_| joining.finish())
+        .and_then(|()| launch(plan, attendance));
     let mut daemon = match launched {
         Ok(daemon) => daemon,
         Err(failure) => return answer(&line, Err(failure)),
@@ -143,7 +145,7 @@ pub(crate) fn report_of(state: &StateRecord) -> LaunchReport {
 
 fn launch(plan: &LaunchPlan, attendance: &AttendancePlan) -> Result<Daemon, Failure> {
     let lock = lock_bundle(plan)?;
-    let signals = prepare_self(attendance)?;
+    let signals = prepare_self()?;
     let listener = listen_in(&plan.bundle, SOCKET_FILE, SockFlag::SOCK_NONBLOCK)?;
     let log = &attendance.log;
     let log = LogWriter::open(log).during("open log", log.path.display())?;
@@ -218,9 +220,8 @@ fn lock_bundle(plan: &LaunchPlan) -> Result<Flock<File>, Failure> {
     Err(Failure::found("lock", shown, "another shim runs a container here"))
 }
 
-/// A home of its own: control group, signals as a descriptor, orphans as children.
-fn prepare_self(plan: &AttendancePlan) -> Result<SignalFd, Failure> {
-    container::join_cgroups(&plan.shim_procs)?;
+/// Signals as a descriptor, orphans as children.
+fn prepare_self() -> Result<SignalFd, Failure> {
     prctl::set_child_subreaper(true).during("become", "a subreaper")?;
     // Every other signal stays pending for ever: only SIGKILL ends the shim before the container does.
     SigSet::all().thread_block().during("block", "signals")?;

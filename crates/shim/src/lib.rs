@@ -18,6 +18,7 @@ mod devices;
 mod exec;
 mod failure;
 mod filesystem;
+mod groups;
 mod hooks;
 mod identity;
 mod launch;

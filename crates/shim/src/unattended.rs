@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use gantry_sys::process::{Cloned, clone_process, exit_now, pidfd_open, pidfd_send_signal};
+use gantry_sys::process::{Cloned, exit_now, pidfd_open, pidfd_send_signal};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -13,13 +13,14 @@ use nix::unistd::Pid;
 use crate::channel::{Channel, News};
 use crate::exec::join_container;
 use crate::failure::During;
+use crate::groups::Joining;
 use crate::launch::{record_start, report_of, start_container, start_socket};
 use crate::namespaces::{self, UserSpace};
 use crate::plan::{LaunchPlan, ProcessPlan, UnattendedExecPlan};
 use crate::process::{self, Role, Setup};
 use crate::stdio::{self, ChildStreams};
 use crate::wire::LaunchReport;
-use crate::{Failure, container, record};
+use crate::{Failure, groups, record};
 
 /// Creates or starts a container, and leaves it.
 pub(crate) fn launch(
@@ -49,13 +50,14 @@ pub(crate) fn exec(
     let (own_end, child_end) = Channel::pair()?;
     let pids = namespaces::open_namespace(format!("/proc/{}/ns/pid", plan.container_pid).as_ref())?;
     setns(&pids, CloneFlags::CLONE_NEWPID).during("enter", "the container's pid namespace")?;
-    let (pid, pidfd) = match clone_process(CloneFlags::empty()).during("clone", "a process for exec")? {
-        Cloned::Parent { pid, pidfd } => (pid, pidfd),
-        Cloned::Child => {
-            drop(own_end);
-            enter_and_execute(plan, &container, space.as_ref(), streams, child_end)
-        }
-    };
+    let (pid, pidfd) =
+        match groups::clone_into(CloneFlags::empty(), &plan.procs).during("clone", "a process for exec")? {
+            (Cloned::Parent { pid, pidfd }, _) => (pid, pidfd),
+            (Cloned::Child, joining) => {
+                drop(own_end);
+                enter_and_execute(plan, (&container, space.as_ref()), joining, streams, child_end)
+            }
+        };
     drop((passed, streams));
     drop(child_end);
     let settled = settle(&plan.process, &own_end);
@@ -90,14 +92,14 @@ fn streams_of(plan: &ProcessPlan, streams: Option<ChildStreams>) -> Result<Child
 
 fn enter_and_execute(
     plan: &UnattendedExecPlan,
-    container: &OwnedFd,
-    space: Option<&UserSpace>,
+    (container, space): (&OwnedFd, Option<&UserSpace>),
+    joining: Joining,
     streams: ChildStreams,
     channel: Channel,
 ) -> ! {
     let entered = prctl::set_dumpable(false)
         .during("become", "undumpable")
-        .and_then(|()| container::join_cgroups(&plan.procs))
+        .and_then(|()| joining.finish())
         .and_then(|()| join_container(container.as_fd(), space));
     match entered {
         Ok(()) => process::execute(Setup {

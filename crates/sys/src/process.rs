@@ -1,7 +1,7 @@
 //! Processes: clone3 with a pidfd, fork, signals through a pidfd, leaving without unwinding.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use nix::sched::CloneFlags;
@@ -23,16 +23,37 @@ pub enum Cloned {
     },
 }
 
+/// `CLONE_INTO_CGROUP` of `linux/sched.h`; libc's constant for glibc has too narrow a type.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// `clone3(2)` without shared memory: a fork into the new namespaces in `flags`, with a pidfd.
 ///
 /// # Errors
 /// `EBUSY` when this process has a second thread: the child would hold that thread's locks for ever. Otherwise the kernel's.
 pub fn clone_process(flags: CloneFlags) -> Result<Cloned> {
+    clone3(flags, None)
+}
+
+/// As [`clone_process`], into a group of control group version 2, given by its folder.
+///
+/// # Errors
+/// As [`clone_process`]; also when the folder is no such group (`EBADF`), the group takes no processes (`EBUSY`,
+/// `EOPNOTSUPP`) or no more (`EAGAIN`), or the kernel is older than 5.7 (`EINVAL`).
+pub fn clone_process_into(flags: CloneFlags, group: impl AsFd) -> Result<Cloned> {
+    clone3(flags, Some(group.as_fd()))
+}
+
+fn clone3(flags: CloneFlags, group: Option<BorrowedFd<'_>>) -> Result<Cloned> {
     require_single_thread()?;
     let mut pidfd: RawFd = -1;
     // SAFETY: all-zero is a valid `clone_args`: no flags, no stack, no parent to tell.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = (flags.bits() | libc::CLONE_PIDFD) as u64;
+    // The bits above the 32 of the flags must not come from their sign.
+    arguments.flags = u64::from((flags.bits() | libc::CLONE_PIDFD).cast_unsigned());
+    if let Some(group) = group {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = group.as_raw_fd() as u64;
+    }
     arguments.pidfd = (&raw mut pidfd) as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
     let size = std::mem::size_of::<libc::clone_args>();

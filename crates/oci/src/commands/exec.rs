@@ -79,7 +79,7 @@ fn start(
     let pid = container.pid().ok_or(OciError::NotRunning)?;
     let plan = UnattendedExecPlan {
         container_pid: i32::try_from(pid).unwrap_or(0),
-        procs: container.group.procs_files(),
+        procs: container.group.join_files(),
         process: process_plan(process, linux, &streams.plan)?,
     };
     let launched = exec_unattended(&shim()?, &container.record.id, plan, streams.fds)?;

@@ -82,7 +82,7 @@ pub fn plan(input: &Input<'_>) -> Result<LaunchPlan, OciError> {
             .collect(),
         sysctls: linux.sysctl.clone(),
         cgroup: CgroupPlan {
-            procs: input.group.procs_files(),
+            procs: input.group.join_files(),
             gathering_folder: input.group.gathering_folder()?,
             oom_file: oom.file,
             oom_key: oom.key.to_string(),

@@ -88,7 +88,7 @@ pub struct LaunchPlan {
 /// What a shim does that stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttendancePlan {
-    /// Files the shim itself writes `0` to.
+    /// Files the shim itself writes `0` to, unless it is cloned into the group of version 2.
     pub shim_procs: Vec<PathBuf>,
     /// Where the output goes.
     pub log: LogPlan,
@@ -97,7 +97,7 @@ pub struct AttendancePlan {
 /// Control groups, made before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupPlan {
-    /// Files the container's first process writes `0` to.
+    /// Files the container's first process writes `0` to, unless it is cloned into the group of version 2.
     pub procs: Vec<PathBuf>,
     /// In which folder an exec's processes are gathered in a group of their own.
     pub gathering_folder: PathBuf,
@@ -112,7 +112,7 @@ pub struct CgroupPlan {
 pub struct UnattendedExecPlan {
     /// The container's first process.
     pub container_pid: i32,
-    /// Files the process writes `0` to.
+    /// Files the process writes `0` to, unless it is cloned into the group of version 2.
     pub procs: Vec<PathBuf>,
     /// The process.
     pub process: ProcessPlan,

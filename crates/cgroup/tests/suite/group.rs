@@ -179,6 +179,36 @@ fn a_kill_for_lack_of_memory_is_told_and_counted() {
 }
 
 #[test]
+fn a_group_that_ends_as_one_loses_every_process_to_lack_of_memory() {
+    let Some(lab) = Lab::new("oom-group", &[Controller::Memory]) else {
+        return;
+    };
+    if lab.is_v1(Controller::Memory) {
+        eprintln!("SKIPPED: only version 2 kills a group as one");
+        return;
+    }
+    let limits = Limits {
+        memory: MemoryLimits {
+            oom_group: Some(true),
+            ..MemoryLimits::at_most(ByteSize::mib(16))
+        },
+        ..Limits::default()
+    };
+    let group = lab.create("one", &limits);
+    let mut bystander = sleeper();
+    group.add(bystander.id()).expect("joins");
+    let mut greedy = Command::new("sh")
+        .args(["-c", "read go; tail /dev/zero"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("spawns");
+    group.add(greedy.id()).expect("joins");
+    std::io::Write::write_all(&mut greedy.stdin.take().expect("piped"), b"go\n").expect("writes");
+    assert_eq!(greedy.wait().expect("ends").signal(), Some(9));
+    assert_eq!(bystander.wait().expect("ends").signal(), Some(9));
+}
+
+#[test]
 fn what_the_kernel_refuses_names_the_file() {
     let Some(lab) = Lab::new("refuse", &[]) else { return };
     let group = lab.create("one", &Limits::default());

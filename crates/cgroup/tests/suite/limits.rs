@@ -1,12 +1,18 @@
 //! Every limit on real groups, in whatever layout this machine has. A controller that it lacks is skipped loudly.
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use crate::support::{Lab, some_disk};
 use gantry_cgroup::{
-    Ceiling, CgroupError, Controller, CpuLimits, CpusetLimits, Device, DevicePolicy, DeviceRule, IoLimits, Limits,
-    MemoryLimits, NetworkLimits, RdmaLimit, Swap,
+    Ceiling, CgroupError, Controller, CpuLimits, CpusetLimits, Device, DevicePolicy, DeviceRule, Group, IoLimits,
+    Limits, MemoryLimits, NetworkLimits, RdmaLimit, Swap,
 };
+use gantry_env::{Env, System};
 use gantry_model::{ByteSize, MilliCpu};
 
 const MIB: u64 = 1 << 20;
@@ -431,6 +437,83 @@ fn disks_by_weight_and_rate() {
         text.contains("4000:1") && text.contains("no such block device"),
         "{text}"
     );
+}
+
+/// Where the process that [`time_to_read`] starts finds the file.
+const READER_VARIABLE: &str = "GANTRY_TEST_READER";
+
+/// What a process of the group takes to read a file past every cache.
+fn time_to_read(group: &Group, file: &Path) -> Duration {
+    let mut child = Command::new(std::env::current_exe().expect("test program"))
+        .args(["--exact", "limits::helper_reads_a_file"])
+        .env(READER_VARIABLE, file)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("spawns");
+    group.add(child.id()).expect("joins");
+    let start = System.monotonic();
+    std::io::Write::write_all(&mut child.stdin.take().expect("piped"), b"go\n").expect("writes");
+    assert!(child.wait().expect("ends").success(), "direct reads work here");
+    System.monotonic().saturating_sub(start).to_std()
+}
+
+#[test]
+fn helper_reads_a_file() {
+    const PIECE: usize = 64 << 10;
+    const ALIGNMENT: usize = 4096;
+    let Some(path) = std::env::var_os(READER_VARIABLE) else {
+        return;
+    };
+    std::io::stdin().read_line(&mut String::new()).expect("the word to go");
+    let flags = nix::libc::O_DIRECT;
+    let mut file = std::fs::File::options()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .expect("opens");
+    let mut buffer = vec![0; PIECE + ALIGNMENT];
+    let offset = buffer.as_ptr().align_offset(ALIGNMENT);
+    while file.read(&mut buffer[offset..offset + PIECE]).expect("reads") > 0 {}
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let Some(lab) = Lab::new("io-rate", &[Controller::Io]) else {
+        return;
+    };
+    let folder = tempfile::tempdir_in("/var/tmp").expect("folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, vec![7; 4 * MIB as usize]).expect("file");
+    std::fs::File::open(&file)
+        .and_then(|file| file.sync_all())
+        .expect("on the disk");
+    let number = std::fs::metadata(&file).expect("file").dev();
+    let disk = Device {
+        major: nix::sys::stat::major(number) as u32,
+        minor: nix::sys::stat::minor(number) as u32,
+    };
+    let limited = Limits {
+        io: IoLimits {
+            read_bps: BTreeMap::from([(disk, 2 * MIB)]),
+            ..IoLimits::default()
+        },
+        ..Limits::default()
+    };
+    let group = match lab.try_create("one", &limited) {
+        Ok(group) => group,
+        // A partition, or memory.
+        Err(error) => {
+            eprintln!(
+                "SKIPPED: {} is on nothing that can be limited: {error}",
+                folder.path().display()
+            );
+            return;
+        }
+    };
+    // Two seconds' worth; the kernel grants the first slice at once.
+    let taken = time_to_read(&group, &file);
+    assert!(taken >= Duration::from_secs(1), "4 MiB at 2 MiB/s in {taken:?}");
 }
 
 #[test]

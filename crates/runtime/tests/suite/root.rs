@@ -53,8 +53,9 @@ fn the_layer_is_never_written_and_a_read_only_root_not_at_all() {
     );
     assert!(lab.path("layer/etc/not-executable").exists());
 
-    let mut lab =
-        Lab::script("echo x > /data/new; echo $?; echo y > /scratch/new && echo z > /dev/shm/new && echo fine");
+    let mut lab = Lab::script(
+        "exec 2>&1; echo x > /data/new; echo $?; echo y > /scratch/new && echo z > /dev/shm/new && echo fine",
+    );
     lab.container.read_only = true;
     lab.mounts = vec![tmpfs("/scratch", None, None)];
     let (_, output) = lab.run();

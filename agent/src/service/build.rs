@@ -15,8 +15,9 @@ use gantry_api::v1::{
 use gantry_api::{decode, encode, kind};
 use gantry_build::{Builder, BuilderConfig, Cancel};
 use gantry_env::{Env, System};
+use gantry_image::{ImageError, Selector};
 use gantry_model::build::{BuildEvent, BuildOutputKind, BuildRequest, BuildResult};
-use gantry_model::{Class, DurationMs, Problem};
+use gantry_model::{Class, DurationMs, ImageReference, Problem};
 use gantry_rpc::status::{from_problem, to_problem};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -112,8 +113,12 @@ async fn build(
     if request.output == BuildOutputKind::Image {
         publish(service, &result).await;
         if request.push {
-            push(service, &request, &result, remote).await?;
+            push(service, &request, &result.references, ("pushing", remote)).await?;
         }
+    }
+    if !result.caches.is_empty() {
+        push(service, &request, &result.caches, ("exporting cache to", remote)).await?;
+        forget_caches(service, &result).await;
     }
     Ok(BuildOutput {
         output: Some(build_output::Output::Result(encode(kind::BUILD_RESULT, &result))),
@@ -139,18 +144,36 @@ async fn publish(service: &NodeService, result: &BuildResult) {
     }
 }
 
-/// Sends every name of the result to its registry, each as a step.
+/// A cache that its registry has needs no name here; what it is made of stays with the records of its steps.
+async fn forget_caches(service: &NodeService, result: &BuildResult) {
+    let own: BTreeSet<&str> = result.references.iter().map(String::as_str).collect();
+    let caches = result.caches.iter().filter(|cache| !own.contains(cache.as_str()));
+    let caches: Vec<ImageReference> = caches.filter_map(|cache| cache.parse().ok()).collect();
+    let store = Arc::clone(service.images.store());
+    let removed = blocking(move || {
+        for cache in caches {
+            store.remove(&Selector::Reference(cache), &BTreeSet::new())?;
+        }
+        Ok::<_, ImageError>(())
+    });
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "the name of a build's cache stays");
+    }
+    service.images.refresh();
+}
+
+/// Sends images to their registries, each as a step.
 async fn push(
     service: &NodeService,
     request: &BuildRequest,
-    result: &BuildResult,
-    remote: &Remote,
+    references: &[String],
+    (act, remote): (&str, &Remote),
 ) -> Result<(), Problem> {
     let auth = serde_json::to_vec(&request.registry_auth)
         .map_err(|_| Problem::new(Class::Internal, "registry credentials", "cannot be passed on"))?;
-    // The executor counts its steps from 0.
-    for (id, reference) in (0..=u32::MAX).rev().zip(&result.references) {
-        let title = format!("pushing {reference}");
+    for reference in references {
+        let id = remote.number();
+        let title = format!("{act} {reference}");
         remote.tell(BuildEvent::Step { id, title, line: None }).await;
         remote.tell(BuildEvent::Started { id, at: System.now() }).await;
         let pushed = push_one(service, reference, &auth, (id, remote)).await;

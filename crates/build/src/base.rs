@@ -98,8 +98,8 @@ impl Work<'_> {
 fn read(store: &gantry_image::Store, digest: Digest) -> Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    let file = store.open_blob(digest)?;
-    file.take(gantry_image::limits::DOCUMENT_BYTES_MAX)
+    let blob = store.read_blob(digest, 0)?;
+    blob.take(gantry_image::limits::DOCUMENT_BYTES_MAX)
         .read_to_end(&mut bytes)
         .map_err(BuildError::io("read", digest.to_string()))?;
     Ok(bytes)

@@ -8,7 +8,7 @@ use gantry_dockerfile::{
     Stage, StageId, parse, plan,
 };
 use gantry_image::{ConfigDocument, HistoryEntry, UpperLayer};
-use gantry_model::build::{BuildEvent, BuildRequest, BuildResult};
+use gantry_model::build::{BuildEvent, BuildOutputKind, BuildRequest, BuildResult};
 use gantry_model::{DurationMs, Problem, Timestamp};
 
 use crate::base::config_of;
@@ -16,8 +16,9 @@ use crate::builder::Builder;
 use crate::cancel::Cancel;
 use crate::client::Client;
 use crate::error::{BuildError, Result};
+use crate::exchange::{Exports, Imported, Made};
 use crate::result::{self, rfc3339};
-use crate::work::{Top, Work};
+use crate::work::{Numbers, Shared, Top, Work};
 
 /// What a build keeps is kept for so long; longer than any build takes.
 const LEASE: DurationMs = DurationMs::secs(24 * 3600);
@@ -27,6 +28,8 @@ const LEASE: DurationMs = DurationMs::secs(24 * 3600);
 pub(crate) struct Finished {
     pub(crate) top: Top,
     pub(crate) history: Vec<HistoryEntry>,
+    /// Its steps, those of the stages it starts from included.
+    pub(crate) made: Vec<Made>,
     /// Whose platform it has.
     pub(crate) base: ConfigDocument,
 }
@@ -85,39 +88,89 @@ impl Builder {
         cancel: &Cancel,
     ) -> std::result::Result<BuildResult, Failure> {
         check(request)?;
-        let graph = planned(request)?;
-        warn(&*client, &graph.warnings);
+        let exports = Exports::of(request)?;
+        let graphs = platforms(request)?
+            .into_iter()
+            .map(|platform| planned(request, platform))
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        // The Dockerfile is the same for all platforms, and so is what is wrong with it.
+        warn(&*client, graphs.first().map_or(&[], |graph| &graph.warnings));
         let lease = self.config.store.hold(LEASE);
-        let work = Work::new(self, request, client, cancel, (lease, graph));
-        let stages = resolve(&work)?;
-        let target = work.graph.target;
-        let config = stages
-            .get(&target)
-            .map(|stage| stage.resolved.config.clone())
-            .unwrap_or_default();
-        let finished = execute(&work, stages)?;
-        Ok(result::finish(&work, &config, &finished)?)
+        let imported = if request.spec.no_cache {
+            Imported::default()
+        } else {
+            Imported::of(self, request, &*client, &lease)?
+        };
+        let shared = Shared {
+            lease,
+            imported,
+            steps: Numbers::default(),
+        };
+        let mut built = Vec::new();
+        for graph in graphs {
+            let work = Work::new(self, request, Arc::clone(&client), cancel, graph, &shared);
+            built.push(build_one(work)?);
+        }
+        Ok(result::finish(&built, &exports)?)
     }
 }
 
+/// A target that is done.
+pub(crate) struct Built<'a> {
+    pub(crate) work: Work<'a>,
+    pub(crate) config: Config,
+    /// All stages that it needed.
+    pub(crate) stages: BTreeMap<StageId, Finished>,
+    pub(crate) finished: Finished,
+}
+
+fn build_one(work: Work<'_>) -> std::result::Result<Built<'_>, Failure> {
+    let stages = resolve(&work)?;
+    let target = work.graph.target;
+    let config = stages
+        .get(&target)
+        .map(|stage| stage.resolved.config.clone())
+        .unwrap_or_default();
+    let stages = execute(&work, stages)?;
+    let Some(finished) = stages.get(&target).cloned() else {
+        return Err(BuildError::refused("the target was not built", "").into());
+    };
+    Ok(Built {
+        work,
+        config,
+        stages,
+        finished,
+    })
+}
+
 fn check(request: &BuildRequest) -> Result<()> {
-    let caches = request.spec.cache_from.iter().chain(&request.spec.cache_to);
-    if let Some(cache) = caches.into_iter().next() {
+    let is_single = matches!(request.output, BuildOutputKind::Tar | BuildOutputKind::Docker);
+    if request.spec.platforms.len() > 1 && is_single {
         return Err(BuildError::refused(
-            format!("the cache {cache:?} cannot be used: the builder keeps its cache on its node alone"),
-            "leave --cache-from and --cache-to out, and build on the same node again",
-        ));
-    }
-    if request.spec.platforms.len() > 1 {
-        return Err(BuildError::refused(
-            "a build makes an image of one platform",
-            "build for each platform on a node of its own",
+            "this output has room for one platform",
+            "build for one platform, or write --output type=oci",
         ));
     }
     Ok(())
 }
 
-fn planned(request: &BuildRequest) -> std::result::Result<Graph, Failure> {
+/// What is built for; none is the node's own.
+fn platforms(request: &BuildRequest) -> Result<Vec<Option<Platform>>> {
+    let parsed = request.spec.platforms.iter().map(|text| {
+        let parsed = text.parse::<Platform>();
+        parsed.map_err(|error| BuildError::refused(error.to_string(), "write --platform linux/amd64"))
+    });
+    let mut platforms: Vec<Option<Platform>> = Vec::new();
+    for platform in parsed {
+        let platform = Some(platform?);
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(if platforms.is_empty() { vec![None] } else { platforms })
+}
+
+fn planned(request: &BuildRequest, platform: Option<Platform>) -> std::result::Result<Graph, Failure> {
     let spec = &request.spec;
     let own = gantry_image::Platform::of_this_machine();
     let mut options = PlanOptions::new(Platform::new(
@@ -134,11 +187,7 @@ fn planned(request: &BuildRequest) -> std::result::Result<Graph, Failure> {
     options.labels = spec.labels.clone();
     let contexts = spec.additional_contexts.keys().chain(&request.contexts);
     options.named_contexts = contexts.filter(|name| !name.is_empty()).cloned().collect();
-    if let Some(platform) = spec.platforms.first() {
-        let parsed = platform.parse::<Platform>();
-        options.target_platform =
-            Some(parsed.map_err(|error| BuildError::refused(error.to_string(), "write --platform linux/amd64"))?);
-    }
+    options.target_platform = platform;
     let dockerfile = parse(&request.dockerfile).map_err(first)?;
     plan(&dockerfile, options).map_err(first)
 }
@@ -271,7 +320,10 @@ fn base_config(work: &Work<'_>, stage: &Stage, reference: &gantry_model::ImageRe
 }
 
 /// All stages at once; each waits for what it takes.
-fn execute(work: &Work<'_>, stages: BTreeMap<StageId, Announced>) -> std::result::Result<Finished, Failure> {
+fn execute(
+    work: &Work<'_>,
+    stages: BTreeMap<StageId, Announced>,
+) -> std::result::Result<BTreeMap<StageId, Finished>, Failure> {
     let results: Mutex<BTreeMap<StageId, Finished>> = Mutex::default();
     let failures: Mutex<Vec<Failure>> = Mutex::default();
     std::thread::scope(|scope| {
@@ -295,9 +347,7 @@ fn execute(work: &Work<'_>, stages: BTreeMap<StageId, Announced>) -> std::result
     if let Some(failure) = reason {
         return Err(failure);
     }
-    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let target = results.remove(&work.graph.target);
-    target.ok_or_else(|| BuildError::refused("the target was not built", "").into())
+    Ok(results.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 fn execute_stage(
@@ -323,8 +373,10 @@ fn execute_stage(
                     }
                 })?;
                 work.done(*number, outcome.cached);
-                finished.top = outcome.top;
-                Some(outcome.created_at)
+                finished.top = outcome.top();
+                let created_at = outcome.made.record.created_at;
+                finished.made.push(outcome.made);
+                Some(created_at)
             }
         };
         if !step.history.created_by.is_empty() {
@@ -354,6 +406,7 @@ fn start(work: &Work<'_>, stage: &Stage, results: &Mutex<BTreeMap<StageId, Finis
     let empty = || Finished {
         top: Top(None),
         history: Vec::new(),
+        made: Vec::new(),
         base: result::platform_document(&work.graph.platform),
     };
     let of_image = |reference: &gantry_model::ImageReference| {
@@ -361,6 +414,7 @@ fn start(work: &Work<'_>, stage: &Stage, results: &Mutex<BTreeMap<StageId, Finis
         Ok(Finished {
             top: image.top,
             history: image.document.history.clone(),
+            made: Vec::new(),
             base: image.document.clone(),
         })
     };
@@ -392,7 +446,7 @@ fn folder_base(work: &Work<'_>, name: &str, mut finished: Finished) -> Result<Fi
         parent: None,
         epoch: work.epoch(),
     };
-    let committed = store.commit_layer(&work.lease, &layer)?;
+    let committed = store.commit_layer(work.lease, &layer)?;
     finished.top = Top(Some(committed.chain));
     let history = History {
         created_by: format!("FROM {name}"),

@@ -26,6 +26,9 @@ use crate::overlay;
 use crate::permits::Permits;
 use crate::run::CacheFolders;
 
+/// Files of contexts take this part of the disk at most: a twentieth. Losing them costs sending them again.
+const CONTENTS_SHARE: u64 = 20;
+
 /// What an executor is given.
 #[derive(Clone)]
 pub struct BuilderConfig {
@@ -152,6 +155,17 @@ impl Builder {
             removed: pruned.removed,
             freed,
         })
+    }
+
+    /// Keeps files of contexts within their limit, [`CONTENTS_SHARE`] of the disk. Returns the bytes freed.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn tidy(&self) -> Result<u64> {
+        let dir = &self.config.dir;
+        let disk = nix::sys::statvfs::statvfs(dir).map_err(BuildError::errno("examine the disk of", dir))?;
+        let total = u64::from(disk.blocks()).saturating_mul(disk.fragment_size());
+        self.contents.shrink(total / CONTENTS_SHARE, &*self.config.env)
     }
 
     pub(crate) fn memory_dir(&self) -> PathBuf {

@@ -53,6 +53,22 @@ pub trait BaseImages: Send + Sync {
     /// # Errors
     /// When there is no such image, or none for the platform.
     fn ensure(&self, wanted: &WantedImage<'_>, progress: &dyn Fn(&str, u64, u64)) -> Result<Digest, Problem>;
+
+    /// Gets an image or index that holds the cache of other machines from its registry, looked up anew, and says which images
+    /// it is made of.
+    ///
+    /// # Errors
+    /// When there is none, or its registry cannot be asked.
+    fn cache(&self, wanted: &WantedCache<'_>) -> Result<Vec<Digest>, Problem>;
+}
+
+/// A cache that a build may use.
+#[derive(Debug, Clone, Copy)]
+pub struct WantedCache<'a> {
+    /// What it is called.
+    pub reference: &'a ImageReference,
+    /// The person's credentials by registry host.
+    pub auth: &'a BTreeMap<String, RegistryAuth>,
 }
 
 /// An image that a build needs.

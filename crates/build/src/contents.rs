@@ -14,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{BuildError, Result};
 
+/// Used so recently, a content may be part of a build that goes on.
+const AT_WORK: DurationMs = DurationMs::secs(3600);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Contents {
@@ -110,6 +113,32 @@ impl Contents {
         Ok(found)
     }
 
+    /// Removes the least recently used until no more than this many bytes are left, except what was used within the last
+    /// [`AT_WORK`]: a build may be about to open it. Returns the bytes freed.
+    pub(crate) fn shrink(&self, most: u64, env: &dyn Env) -> Result<u64> {
+        use std::os::unix::fs::MetadataExt;
+        let mut found = self.list()?;
+        let mut size: u64 = found.iter().map(|(_, metadata)| metadata.len()).sum();
+        if size <= most {
+            return Ok(0);
+        }
+        let at_work_since = env.now().0.saturating_sub(AT_WORK.0) / 1000;
+        found.retain(|(path, metadata)| {
+            let is_arriving = path.extension().is_some();
+            !is_arriving && u64::try_from(metadata.atime()).unwrap_or(0) < at_work_since
+        });
+        found.sort_by_key(|(_, metadata)| (metadata.atime(), metadata.atime_nsec()));
+        let before = size;
+        for (path, metadata) in found {
+            if size <= most {
+                break;
+            }
+            remove(&path)?;
+            size -= metadata.len();
+        }
+        Ok(before - size)
+    }
+
     /// Removes what was not used for so long, and returns the bytes freed. A build that still wants one of them asks again.
     pub(crate) fn prune(&self, unused_for: DurationMs, env: &dyn Env, dry_run: bool) -> Result<u64> {
         use std::os::unix::fs::MetadataExt;
@@ -122,16 +151,18 @@ impl Contents {
                 continue;
             }
             if !dry_run {
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(BuildError::io("remove", &path)(error));
-                    }
-                    _ => {}
-                }
+                remove(&path)?;
             }
             freed += metadata.len();
         }
         Ok(freed)
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BuildError::io("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -199,6 +230,34 @@ mod tests {
         let mut incoming = contents.receive(digest, &System)?;
         incoming.write(bytes)?;
         incoming.finish()
+    }
+
+    #[test]
+    fn room_is_made_of_what_was_not_used_for_longest() {
+        use std::time::{Duration, UNIX_EPOCH};
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let contents = Contents::open(folder.path()).expect("opens");
+        let put = |text: &[u8], used: Option<u64>| {
+            let digest = digest_of(text).expect("digest");
+            receive(&contents, digest, text).expect("taken");
+            let file = File::options().write(true).open(contents.path(digest)).expect("it");
+            if let Some(used) = used {
+                let times = fs::FileTimes::new().set_accessed(UNIX_EPOCH + Duration::from_secs(used));
+                file.set_times(times).expect("times");
+            }
+            digest
+        };
+        let (new, old, fresh) = (
+            put(b"newer", Some(2000)),
+            put(b"older", Some(1000)),
+            put(b"fresh", None),
+        );
+        let shrink = |most| contents.shrink(most, &System).expect("shrinks");
+        assert_eq!(shrink(15), 0, "there is room");
+        assert_eq!(shrink(14), 5);
+        assert!(contents.has(new, 5) && !contents.has(old, 5));
+        assert_eq!(shrink(0), 5, "what a build may need stays");
+        assert!(!contents.has(new, 5) && contents.has(fresh, 5));
     }
 
     #[test]

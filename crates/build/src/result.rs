@@ -1,42 +1,56 @@
 //! What becomes of a build that is done: an image with its names, or an archive that is sent back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::Path;
 
-use gantry_dockerfile::{Config, Platform};
-use gantry_image::{ConfigDocument, Format, HistoryEntry, ImageDraft, ImageInfo, Selector};
+use gantry_dockerfile::Platform;
+use gantry_image::{ConfigDocument, Format, HistoryEntry, ImageDraft, ImageInfo, IndexDraft, Selector};
 use gantry_model::build::{BuildOutputKind, BuildResult};
-use gantry_model::{ImageReference, Timestamp};
+use gantry_model::{Digest, ImageReference, Timestamp};
 
 use crate::base::document_of;
-use crate::build::Finished;
+use crate::build::{Built, Finished};
 use crate::client::Client;
 use crate::error::{BuildError, Result};
+use crate::exchange::{Exports, annotations};
 use crate::tree::{NodeKind, RootTree, Tree};
 use crate::work::Work;
 
 /// Bytes of an archive in one message.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Writes the image and sends what is asked for.
-pub(crate) fn finish(work: &Work<'_>, config: &Config, finished: &Finished) -> Result<BuildResult> {
+/// Writes the image, or the index of those of several platforms, and sends what is asked for.
+pub(crate) fn finish(built: &[Built<'_>], exports: &Exports) -> Result<BuildResult> {
+    let Some(first) = built.first() else {
+        return Err(BuildError::refused("nothing was built", ""));
+    };
+    let work = &first.work;
     work.cancel.check()?;
     let step = work.announce("exporting", None);
     work.started(step);
-    let outcome = export(work, config, finished);
+    let outcome = export(built, first, exports);
     match &outcome {
         Ok(_) => work.done(step, false),
         Err(error) => work.failed(step, error),
     }
-    outcome
+    let mut result = outcome?;
+    for built in built {
+        let stages: Vec<&Finished> = built.stages.values().collect();
+        result
+            .caches
+            .extend(exports.write(&built.work, &stages, &built.finished)?);
+    }
+    result.caches.dedup();
+    Ok(result)
 }
 
-fn export(work: &Work<'_>, config: &Config, finished: &Finished) -> Result<BuildResult> {
+fn export(built: &[Built<'_>], first: &Built<'_>, exports: &Exports) -> Result<BuildResult> {
+    let work = &first.work;
     let references = references(work)?;
     let is_kept = work.request.output == BuildOutputKind::Image;
     if work.request.output == BuildOutputKind::Tar {
-        send_tree(work, finished)?;
+        send_tree(work, &first.finished)?;
     }
     if matches!(work.request.output, BuildOutputKind::Tar | BuildOutputKind::Discard) {
         return Ok(BuildResult {
@@ -44,29 +58,65 @@ fn export(work: &Work<'_>, config: &Config, finished: &Finished) -> Result<Build
             config_digest: String::new(),
             references: Vec::new(),
             size_bytes: 0,
+            caches: Vec::new(),
         });
     }
-    let now = work.epoch().unwrap_or_else(|| work.builder.config.env.now());
-    let draft = ImageDraft {
-        config: document_of(config, &finished.base, dated(finished.history.clone(), now)),
-        top: finished.top.0,
-        references: if is_kept {
+    let names = || {
+        if is_kept {
             references.iter().cloned().collect()
         } else {
             Vec::new()
+        }
+    };
+    let store = &work.builder.config.store;
+    let mut images = Vec::new();
+    for built in built {
+        let own = if built.work.request.spec.platforms.len() > 1 {
+            Vec::new()
+        } else {
+            names()
+        };
+        images.push(image(built, exports.inline, own)?);
+    }
+    let size = images.iter().map(|image| image.size.0).sum();
+    let info = &images[0];
+    let digest = if images.len() > 1 {
+        let index = IndexDraft {
+            images: images.iter().map(|image| image.digest).collect(),
+            references: names(),
+            ..IndexDraft::default()
+        };
+        store.write_index(work.lease, &index)?
+    } else {
+        info.digest
+    };
+    if !is_kept {
+        send_archive(work, digest, &references)?;
+    }
+    Ok(BuildResult {
+        digest: digest.to_string(),
+        config_digest: info.config_digest.to_string(),
+        references: references.iter().map(ToString::to_string).collect(),
+        size_bytes: size,
+        caches: Vec::new(),
+    })
+}
+
+fn image(built: &Built<'_>, with_cache: bool, references: Vec<ImageReference>) -> Result<ImageInfo> {
+    let (work, finished) = (&built.work, &built.finished);
+    let now = work.epoch().unwrap_or_else(|| work.builder.config.env.now());
+    let draft = ImageDraft {
+        config: document_of(&built.config, &finished.base, dated(finished.history.clone(), now)),
+        top: finished.top.0,
+        references,
+        annotations: if with_cache {
+            annotations(&finished.made)
+        } else {
+            BTreeMap::new()
         },
         ..ImageDraft::default()
     };
-    let info = work.builder.config.store.write_image(&work.lease, &draft)?;
-    if !is_kept {
-        send_archive(work, &info, &references)?;
-    }
-    Ok(BuildResult {
-        digest: info.digest.to_string(),
-        config_digest: info.config_digest.to_string(),
-        references: references.iter().map(ToString::to_string).collect(),
-        size_bytes: info.size.0,
-    })
+    Ok(work.builder.config.store.write_image(work.lease, &draft)?)
 }
 
 fn references(work: &Work<'_>) -> Result<BTreeSet<ImageReference>> {
@@ -147,7 +197,7 @@ fn sink<'a>(work: &'a Work<'_>) -> Sink<'a> {
 }
 
 /// The names are only in the archive, so the image has them for a moment.
-fn send_archive(work: &Work<'_>, info: &ImageInfo, references: &BTreeSet<ImageReference>) -> Result<()> {
+fn send_archive(work: &Work<'_>, digest: Digest, references: &BTreeSet<ImageReference>) -> Result<()> {
     let format = match work.request.output {
         BuildOutputKind::Docker => Format::DockerArchive,
         _ => Format::Oci,
@@ -156,11 +206,11 @@ fn send_archive(work: &Work<'_>, info: &ImageInfo, references: &BTreeSet<ImageRe
     let mut named = Vec::new();
     for reference in references {
         let before = store.target(reference);
-        store.tag(reference, info.digest)?;
+        store.tag(reference, digest)?;
         named.push((reference, before));
     }
     let selectors: Vec<Selector> = match named.is_empty() {
-        true => vec![Selector::Digest(info.digest)],
+        true => vec![Selector::Digest(digest)],
         false => references.iter().cloned().map(Selector::Reference).collect(),
     };
     let mut sink = sink(work);
@@ -168,7 +218,7 @@ fn send_archive(work: &Work<'_>, info: &ImageInfo, references: &BTreeSet<ImageRe
     for (reference, before) in named {
         match before {
             Some(before) => store.tag(reference, before)?,
-            None => drop(store.remove(&Selector::Reference(reference.clone()), &BTreeSet::from([info.digest]))?),
+            None => drop(store.remove(&Selector::Reference(reference.clone()), &BTreeSet::from([digest]))?),
         }
     }
     saved?;

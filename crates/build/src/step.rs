@@ -12,18 +12,25 @@ use gantry_model::{Digest, Timestamp};
 use crate::add::{archive, download, git};
 use crate::cache::CacheRecord;
 use crate::copy::{Copier, Excluded, Owner, Placement, ensure_folder};
+use crate::emulation;
 use crate::error::{BuildError, Result};
+use crate::exchange::Made;
 use crate::overlay::{Layers, View};
 use crate::run;
 use crate::tree::{Picked, RootTree, Tree, digest_picked, digest_subtree, pick, resolve};
 use crate::work::{Top, Work};
 
 /// What a step has come to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct StepOutcome {
-    pub(crate) top: Top,
-    pub(crate) created_at: Timestamp,
+    pub(crate) made: Made,
     pub(crate) cached: bool,
+}
+
+impl StepOutcome {
+    pub(crate) fn top(&self) -> Top {
+        Top(Some(self.made.record.chain))
+    }
 }
 
 impl Work<'_> {
@@ -46,11 +53,8 @@ impl Work<'_> {
         let key = top.key().with_layer(key);
         let _making = self.builder.permits.making(key, self.cancel)?;
         if let Some(record) = self.cached(key, top)? {
-            return Ok(StepOutcome {
-                top: Top(Some(record.chain)),
-                created_at: record.created_at,
-                cached: true,
-            });
+            let made = Made { key, record };
+            return Ok(StepOutcome { made, cached: true });
         }
         let _permit = self.builder.permits.permit(self.cancel)?;
         let upper = self.perform(id, step, top, &workspace)?;
@@ -64,7 +68,7 @@ impl Work<'_> {
         }
         let config = &self.builder.config;
         let Some(record) = self.builder.cache.find(key, &*config.env) else {
-            return Ok(None);
+            return self.borrowed(key, top);
         };
         // Looked for once the lease holds it: before, the collector might still have been faster.
         self.lease.keep(Node::Layer(record.chain))?;
@@ -72,7 +76,7 @@ impl Work<'_> {
             return Ok(Some(record));
         }
         self.builder.cache.forget(key);
-        Ok(None)
+        self.borrowed(key, top)
     }
 
     fn commit(&self, key: Key, step: &Step, top: Top, upper: &Path) -> Result<StepOutcome> {
@@ -82,7 +86,7 @@ impl Work<'_> {
             parent: top.0,
             epoch: self.epoch(),
         };
-        let committed = config.store.commit_layer(&self.lease, &layer)?;
+        let committed = config.store.commit_layer(self.lease, &layer)?;
         let now = config.env.now();
         let record = CacheRecord {
             chain: committed.chain,
@@ -91,13 +95,9 @@ impl Work<'_> {
             created_at: self.epoch().map_or(now, |epoch| epoch.min(now)),
             used_at: now,
         };
-        let created_at = record.created_at;
-        self.builder.cache.insert(key, record)?;
-        Ok(StepOutcome {
-            top: Top(Some(committed.chain)),
-            created_at,
-            cached: false,
-        })
+        self.builder.cache.insert(key, record.clone())?;
+        let made = Made { key, record };
+        Ok(StepOutcome { made, cached: false })
     }
 
     /// `SOURCE_DATE_EPOCH`.
@@ -122,12 +122,14 @@ impl Work<'_> {
     fn require_own_platform(&self) -> Result<()> {
         let own = gantry_image::Platform::of_this_machine();
         let wanted = &self.graph.platform;
-        if wanted.os == own.os && wanted.architecture == own.architecture {
+        let is_own = wanted.os == own.os && wanted.architecture == own.architecture;
+        if is_own || emulation::is_there(&own, wanted) {
             return Ok(());
         }
         Err(BuildError::refused(
             format!("this node runs {own} and cannot RUN commands for {wanted}"),
-            "build on a node of that platform with --node, or leave RUN to a stage with FROM --platform=$BUILDPLATFORM",
+            "build on a node of that platform with --node, register an emulator on this one (binfmt_misc: package \
+             qemu-user-static), or leave RUN to a stage with FROM --platform=$BUILDPLATFORM",
         ))
     }
 

@@ -18,6 +18,7 @@ use crate::cancel::Cancel;
 use crate::client::Client;
 use crate::copy::{Copier, Placement};
 use crate::error::{BuildError, Result};
+use crate::exchange::Imported;
 use crate::overlay::{Layers, View};
 use crate::tree::{ContextTree, Picked, RootTree, Tree, resolve};
 
@@ -35,16 +36,29 @@ impl Top {
     }
 }
 
+/// What builds for several platforms share.
+pub(crate) struct Shared {
+    pub(crate) lease: Lease,
+    pub(crate) imported: Imported,
+    pub(crate) steps: Numbers,
+}
+
+/// Numbers of steps, from 0.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers(AtomicU32);
+
 /// See the module.
 pub(crate) struct Work<'a> {
     pub(crate) builder: &'a Builder,
     pub(crate) request: &'a BuildRequest,
     pub(crate) client: Arc<dyn Client>,
     pub(crate) cancel: &'a Cancel,
-    pub(crate) lease: Lease,
+    pub(crate) lease: &'a Lease,
     pub(crate) graph: Graph,
+    /// What other machines know of steps.
+    pub(crate) imported: &'a Imported,
     id: u64,
-    steps: AtomicU32,
+    steps: &'a Numbers,
     paths: AtomicU32,
     contexts: Mutex<BTreeMap<String, Arc<ContextTree>>>,
     /// By name and platform.
@@ -63,17 +77,19 @@ impl<'a> Work<'a> {
         request: &'a BuildRequest,
         client: Arc<dyn Client>,
         cancel: &'a Cancel,
-        (lease, graph): (Lease, Graph),
+        graph: Graph,
+        shared: &'a Shared,
     ) -> Self {
         Self {
             builder,
             request,
             client,
             cancel,
-            lease,
+            lease: &shared.lease,
             graph,
+            imported: &shared.imported,
             id: builder.config.env.random_u64(),
-            steps: AtomicU32::new(0),
+            steps: &shared.steps,
             paths: AtomicU32::new(0),
             contexts: Mutex::default(),
             images: Mutex::default(),
@@ -88,8 +104,11 @@ impl<'a> Work<'a> {
 
     /// Announces a step.
     pub(crate) fn announce(&self, title: &str, line: Option<u32>) -> u32 {
-        let id = self.steps.fetch_add(1, Ordering::Relaxed);
-        let title = title.to_string();
+        let id = self.steps.0.fetch_add(1, Ordering::Relaxed);
+        let title = match title.strip_prefix('[').filter(|title| !title.starts_with("internal")) {
+            Some(title) if self.request.spec.platforms.len() > 1 => format!("[{} {title}", self.graph.platform),
+            _ => title.to_string(),
+        };
         self.client.event(BuildEvent::Step { id, title, line });
         id
     }

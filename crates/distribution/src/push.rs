@@ -260,8 +260,8 @@ impl Push<'_> {
 
 fn read_manifest(store: &Store, digest: Digest) -> Result<Bytes, ImageError> {
     let mut bytes = Vec::new();
-    let file = store.open_blob(digest)?;
-    let read = file.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes);
+    let blob = store.read_blob(digest, 0)?;
+    let read = blob.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes);
     read.map_err(|source| ImageError::Source {
         what: format!("manifest {digest}"),
         source,

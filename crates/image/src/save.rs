@@ -9,8 +9,11 @@ use gantry_model::{Digest, ImageReference};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::document::{Descriptor, Index, Manifest, to_json};
+use crate::blobs::Staged;
+use crate::compress::{Compression, decompress};
+use crate::document::{Descriptor, Index, MANIFEST_OCI, Manifest, to_json};
 use crate::error::{ImageError, Result};
+use crate::hashing::digest_of;
 use crate::load::{ANNOTATION_NAME, ANNOTATION_REF};
 use crate::manifests::ManifestInfo;
 use crate::store::{Selector, Store, select};
@@ -20,7 +23,8 @@ const WHAT: &str = "the image archive";
 /// The form of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// What `docker save` writes since Docker 25: an OCI layout with a `manifest.json`, which any `docker load` reads.
+    /// What `docker save` writes since Docker 25: an OCI layout with a `manifest.json`, which any `docker load` reads. Layers
+    /// that are compressed by zstd, which Docker reads since 23 only, are in it as they are without.
     DockerArchive,
     /// An OCI image layout alone.
     Oci,
@@ -32,6 +36,16 @@ struct Outgoing {
     references: Vec<ImageReference>,
     /// What Docker, which knows no indexes in archives, gets of it.
     image: Option<Manifest>,
+}
+
+/// A file below `blobs/`.
+enum Member {
+    /// Of the store.
+    Blob,
+    /// Written for this archive.
+    Document(Vec<u8>),
+    /// A layer without its compression.
+    Plain(Staged),
 }
 
 #[derive(Serialize)]
@@ -48,19 +62,31 @@ impl Store {
     /// # Errors
     /// When an image is not here, or `sink` fails.
     pub fn save(&self, images: &[Selector], sink: impl Write, format: Format) -> Result<()> {
-        let images = self.outgoing(images)?;
-        let mut blobs = BTreeSet::new();
-        for image in &images {
+        let mut images = self.outgoing(images)?;
+        let mut members = BTreeMap::new();
+        for image in &mut images {
+            if format == Format::DockerArchive && self.make_plain(image, &mut members)? {
+                continue;
+            }
+            let mut blobs = BTreeSet::new();
             self.add_blobs(image.target.digest, &mut blobs);
+            members.extend(blobs.into_iter().map(|digest| (digest, Member::Blob)));
         }
         let mut archive = Archive {
             tar: tar::Builder::new(sink),
         };
         archive.folder("blobs/")?;
         archive.folder("blobs/sha256/")?;
-        for digest in blobs {
-            let blob = self.read_blob(digest, 0)?;
-            archive.file(&blob_path(digest), blob.size(), blob)?;
+        for (digest, member) in members {
+            let path = blob_path(digest);
+            match member {
+                Member::Blob => {
+                    let blob = self.read_blob(digest, 0)?;
+                    archive.file(&path, blob.size(), blob)?;
+                }
+                Member::Document(bytes) => archive.document(&path, &bytes)?,
+                Member::Plain(staged) => archive.file(&path, staged.size, staged.open()?)?,
+            }
         }
         archive.document("index.json", &to_json(&index(&images)))?;
         if format == Format::DockerArchive {
@@ -98,6 +124,53 @@ impl Store {
         outgoing.collect()
     }
 
+    /// Replaces an image with layers that older Dockers cannot read by the same image without their compression; false when it
+    /// has none. Its configuration, and so what Docker calls its id, stays the same.
+    fn make_plain(&self, outgoing: &mut Outgoing, members: &mut BTreeMap<Digest, Member>) -> Result<bool> {
+        let Some(manifest) = &outgoing.image else {
+            return Ok(false);
+        };
+        let found = manifest.layers.iter().map(|layer| self.blobs.compression(layer.digest));
+        let found = found.collect::<Result<Vec<_>>>()?;
+        if !found.contains(&Compression::Zstd) {
+            return Ok(false);
+        }
+        let mut plain = manifest.clone();
+        for (layer, compression) in plain.layers.iter_mut().zip(found) {
+            if compression != Compression::Zstd {
+                members.insert(layer.digest, Member::Blob);
+                continue;
+            }
+            let staged = self.decompressed(layer.digest)?;
+            *layer = Descriptor::new(Compression::None.layer_media_type(), staged.digest, staged.size);
+            members.insert(staged.digest, Member::Plain(staged));
+        }
+        members.insert(plain.config.digest, Member::Blob);
+        let bytes = to_json(&plain);
+        let digest = digest_of(&bytes);
+        outgoing.target = Descriptor::new(outgoing_type(&plain), digest, bytes.len() as u64);
+        outgoing.image = Some(plain);
+        members.insert(digest, Member::Document(bytes));
+        Ok(true)
+    }
+
+    /// The blob without its compression, on disk; its own digest is checked on the way.
+    fn decompressed(&self, digest: Digest) -> Result<Staged> {
+        let failed = |source| ImageError::Source {
+            what: format!("blob {digest}"),
+            source,
+        };
+        let (_, mut plain) = decompress(self.read_blob(digest, 0)?).map_err(failed)?;
+        self.blobs.stage(|buffer| {
+            loop {
+                match plain.read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    read => return read.map_err(failed),
+                }
+            }
+        })
+    }
+
     /// All blobs of the target, and of what it lists and is here.
     fn add_blobs(&self, target: Digest, blobs: &mut BTreeSet<Digest>) {
         let state = self.state();
@@ -112,6 +185,13 @@ impl Store {
                 pending.extend(&index.manifests);
             }
         }
+    }
+}
+
+fn outgoing_type(manifest: &Manifest) -> &str {
+    match manifest.media_type.as_str() {
+        "" => MANIFEST_OCI,
+        media_type => media_type,
     }
 }
 

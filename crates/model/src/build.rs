@@ -206,4 +206,7 @@ pub struct BuildResult {
     pub references: Vec<String>,
     /// Sum of its layers as stored.
     pub size_bytes: u64,
+    /// Names of images that hold the cache, to be sent to their registries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<String>,
 }

@@ -43,6 +43,8 @@ pub(super) struct Remote {
     secrets: BTreeSet<String>,
     ssh: BTreeSet<String>,
     connections: AtomicU32,
+    /// Steps of the agent's own, which count down: the executor's count up from 0.
+    steps: AtomicU32,
     inbox: Mutex<Inbox>,
     changed: Condvar,
 }
@@ -69,9 +71,15 @@ impl Remote {
             secrets: request.spec.secrets.iter().map(|secret| secret.id.clone()).collect(),
             ssh: super::ssh_ids(request),
             connections: AtomicU32::new(0),
+            steps: AtomicU32::new(u32::MAX),
             inbox: Mutex::default(),
             changed: Condvar::new(),
         })
+    }
+
+    /// A number for a step of the agent's own.
+    pub(super) fn number(&self) -> u32 {
+        self.steps.fetch_sub(1, Ordering::Relaxed)
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {

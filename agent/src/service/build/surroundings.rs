@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gantry_api::v1::{PullImageRequest, TransferProgress};
-use gantry_build::{Attached, BaseImages, Networks, WantedImage};
+use gantry_build::{Attached, BaseImages, Networks, WantedCache, WantedImage};
 use gantry_env::{FreshIds, System};
 use gantry_image::Platform;
 use gantry_model::spec::ContainerSpec;
@@ -81,7 +81,39 @@ impl Bases {
     }
 }
 
+impl Bases {
+    /// Every image of a cache, from its registry.
+    async fn pull_cache(&self, wanted: &WantedCache<'_>) -> Result<Vec<Digest>, Problem> {
+        let object = format!("image {}", wanted.reference.familiar());
+        let auth = serde_json::to_vec(wanted.auth)
+            .map_err(|_| Problem::new(Class::Internal, "registry credentials", "cannot be passed on"))?;
+        let mut steps = self.registries.pull(PullImageRequest {
+            reference: wanted.reference.to_string(),
+            platform: "all".to_string(),
+            registry_auth_json: auth.into(),
+            ..PullImageRequest::default()
+        })?;
+        while let Some(step) = steps.next().await {
+            let step: TransferProgress = step.map_err(|status| to_problem(&status, &object))?;
+            if step.result.is_some() {
+                let store = self.images.store();
+                let target = store.target(wanted.reference);
+                return Ok(target.map(|target| store.images_below(target)).unwrap_or_default());
+            }
+        }
+        Err(Problem::new(
+            Class::Internal,
+            object,
+            "the transfer ended without a result",
+        ))
+    }
+}
+
 impl BaseImages for Bases {
+    fn cache(&self, wanted: &WantedCache<'_>) -> Result<Vec<Digest>, Problem> {
+        self.runtime.block_on(self.pull_cache(wanted))
+    }
+
     fn ensure(&self, wanted: &WantedImage<'_>, progress: &dyn Fn(&str, u64, u64)) -> Result<Digest, Problem> {
         if let Some(digest) = self.here(wanted).filter(|_| !wanted.fresh) {
             return Ok(digest);

@@ -10,7 +10,7 @@ use gantry_api::v1::{
 };
 use gantry_image::{GcPolicy, ImageInfo, PruneOptions, Selector, Store};
 use gantry_model::object::LocalImage;
-use gantry_model::{Class, Digest, DurationMs, ImageReference, Problem};
+use gantry_model::{ByteSize, Class, Digest, DurationMs, ImageReference, Problem};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -243,17 +243,64 @@ pub(super) async fn verify(service: &NodeService, repair: bool) -> Result<Docume
     })
 }
 
-/// Frees disk space once it runs short, by what nothing needs.
+/// Frees disk space by what nothing needs; once the disk is full to the high watermark, also by the cache of builds, what was not
+/// used for longest first, and by images without a name.
 pub(crate) async fn collect(service: &NodeService) -> Result<(), Problem> {
+    let policy = GcPolicy::default();
+    shrink_build_cache(service, policy).await?;
     let used = used(service).await?;
     let removed = with_store(service, move |store| {
-        let policy = GcPolicy::default();
-        Ok(store.collect(&policy, store.disk_use()?, &used)?)
+        let removed = store.collect(&policy, store.disk_use()?, &used)?;
+        Ok((removed, store.disk_use()?))
     });
-    let removed = removed.await?;
+    let (removed, disk) = removed.await?;
     if !removed.deleted.is_empty() || removed.freed.0 > 0 {
-        tracing::info!(images = removed.deleted.len(), freed = %removed.freed, "images were removed to free disk space");
+        let images: Vec<String> = removed.deleted.iter().map(ToString::to_string).collect();
+        tracing::info!(?images, freed = %removed.freed, "removed what nothing needs, to free disk space");
         service.images.refresh();
     }
+    if disk.is_over(policy.high_percent) {
+        let percent = policy.high_percent;
+        tracing::warn!(
+            used = %disk.used, total = %disk.total,
+            "the disk is still more than {percent} % full: all images that are left have a name or are in use; \
+             `gantry image prune --all` removes those that nothing uses"
+        );
+    }
     Ok(())
+}
+
+/// Ages of build cache that go when the disk is full, one after the other until there is room: two days, as nothing else was
+/// said, then half a day, then an hour. What the last builds used stays.
+const CACHE_AGES: [DurationMs; 3] = [
+    DurationMs::secs(48 * 3600),
+    DurationMs::secs(12 * 3600),
+    DurationMs::secs(3600),
+];
+
+async fn shrink_build_cache(service: &NodeService, policy: GcPolicy) -> Result<(), Problem> {
+    let builder = Arc::clone(&service.builder);
+    with_store(service, move |store| {
+        let cache = |error: gantry_build::BuildError| error.into_problem("build cache");
+        let mut freed = builder.tidy().map_err(cache)?;
+        let mut steps = 0;
+        if store.disk_use()?.is_over(policy.high_percent) {
+            for age in CACHE_AGES {
+                if !store.disk_use()?.is_over(policy.low_percent) {
+                    break;
+                }
+                let pruned = builder.prune(age, false).map_err(cache)?;
+                steps += pruned.removed.len();
+                freed += pruned.freed;
+                // The records' layers are nobody's now.
+                store.prune_layers()?;
+            }
+        }
+        if freed > 0 {
+            let freed = ByteSize(freed);
+            tracing::info!(steps, %freed, "removed build cache to free disk space");
+        }
+        Ok(())
+    })
+    .await
 }

@@ -2,6 +2,7 @@
 
 mod cache;
 mod copying;
+mod exchange;
 mod failing;
 mod running;
 mod support;

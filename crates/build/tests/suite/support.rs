@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use gantry_build::{BaseImages, Builder, BuilderConfig, Cancel, Client, Contents, HostNetwork, WantedImage};
+use gantry_build::{
+    BaseImages, Builder, BuilderConfig, Cancel, Client, Contents, HostNetwork, WantedCache, WantedImage,
+};
 use gantry_cgroup::{Group, Layout};
 use gantry_env::System;
 use gantry_image::{ConfigDocument, Store};
@@ -36,6 +38,14 @@ pub fn can_run() -> bool {
 struct Local(Arc<Store>);
 
 impl BaseImages for Local {
+    /// As a registry that has what the store had named: its layers come back although nothing of them is unpacked.
+    fn cache(&self, wanted: &WantedCache<'_>) -> Result<Vec<Digest>, Problem> {
+        let name = wanted.reference.familiar();
+        let target = self.0.target(wanted.reference);
+        let missing = || Problem::new(Class::NotFound, format!("image {name}"), "is nowhere");
+        Ok(self.0.images_below(target.ok_or_else(missing)?))
+    }
+
     fn ensure(&self, wanted: &WantedImage<'_>, _progress: &dyn Fn(&str, u64, u64)) -> Result<Digest, Problem> {
         let name = wanted.reference.familiar();
         let found = self.0.resolve(wanted.reference);

@@ -47,6 +47,12 @@ pub struct DiskUse {
 }
 
 impl DiskUse {
+    /// Whether more than so many percent are taken.
+    #[must_use]
+    pub fn is_over(self, percent: u8) -> bool {
+        self.excess(percent) > 0
+    }
+
     /// Bytes to be freed before at most this much is taken.
     fn excess(self, percent: u8) -> u64 {
         let allowed = u128::from(self.total.0) * u128::from(percent) / 100;

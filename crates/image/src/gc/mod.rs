@@ -161,6 +161,14 @@ impl Store {
         Ok(removed)
     }
 
+    /// Removes blobs and layers that nothing needs, and no image.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn prune_layers(&self) -> Result<ByteSize> {
+        self.drop_unused(&self.everything()?)
+    }
+
     /// Keeps an image or index until [`Store::unpin`], whatever names it has.
     ///
     /// # Errors

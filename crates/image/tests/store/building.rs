@@ -189,7 +189,7 @@ fn a_layer_comes_out_as_it_went_in() {
         assert_eq!(from.store.write_image(&lease_from, &draft).expect("again"), image);
         let mut archive = Vec::new();
         from.store
-            .save(&[reference("made:1").into()], &mut archive, Format::DockerArchive)
+            .save(&[reference("made:1").into()], &mut archive, Format::Oci)
             .expect("saved");
         assert!(archive.len() < 2 << 20, "holes take no room");
         let loaded = to.store.load(archive.as_slice()).expect("loaded");

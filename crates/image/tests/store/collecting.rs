@@ -125,6 +125,29 @@ fn a_lease_outlives_the_process_that_took_it() {
 }
 
 #[test]
+fn what_is_held_in_memory_stays_as_long_and_ends_with_the_process() {
+    let stage = Stage::new();
+    let held = stage.store.hold(HOUR);
+    let layer = stage.layer(&held, "one");
+    stage.store.prune(&NONE).expect("pruned");
+    assert!(stage.store.has_chain(layer) && stage.store.has_layer_on(layer, None));
+    assert!(!stage.store.has_layer_on(layer, Some(layer)), "it lies on nothing");
+    assert_eq!(names(&stage.folder.path().join("leases")), [""; 0]);
+    // A crash runs no destructor.
+    std::mem::forget(held);
+    let stage = stage.reopened();
+    stage.store.prune(&NONE).expect("pruned");
+    assert!(!stage.store.has_chain(layer));
+    let held = stage.store.hold(HOUR);
+    let layer = stage.layer(&held, "two");
+    let id = held.detach();
+    let stage = stage.reopened();
+    stage.store.prune(&NONE).expect("pruned");
+    assert!(stage.store.has_chain(layer), "somebody may go on with it");
+    assert!(stage.store.adopt_lease(id).is_some());
+}
+
+#[test]
 fn root_sets_keep_what_their_owners_need() {
     let stage = Stage::new();
     let lease = stage.store.lease(HOUR).expect("a lease");

@@ -169,7 +169,7 @@ pub fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
 
 /// A Docker archive of one image with these layers.
 pub fn docker_archive(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
-    let diff_ids: Vec<_> = layers.iter().map(|layer| sha256(layer).to_string()).collect();
+    let diff_ids: Vec<_> = layers.iter().map(|layer| sha256(&plain(layer)).to_string()).collect();
     let config = serde_json::json!({
         "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/run"], "Env": ["A=1"]},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
@@ -183,6 +183,19 @@ pub fn docker_archive(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
     tar.file("config.json", &config.to_string())
         .file("manifest.json", &manifest.to_string())
         .end()
+}
+
+fn plain(layer: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    match layer {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd::decode_all(layer).expect("an honest layer"),
+        [0x1f, 0x8b, ..] => {
+            let mut decoder = flate2::read::GzDecoder::new(layer);
+            std::io::Read::read_to_end(&mut decoder, &mut plain).expect("an honest layer");
+            plain
+        }
+        layer => layer.to_vec(),
+    }
 }
 
 pub fn sha256(bytes: &[u8]) -> Digest {

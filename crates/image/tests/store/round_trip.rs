@@ -45,6 +45,54 @@ fn an_imported_image_keeps_its_digest_through_both_forms() {
     }
 }
 
+/// Docker before 23 reads gzip and plain tar only.
+#[test]
+fn an_archive_for_docker_has_no_layer_that_older_dockers_cannot_read() {
+    let world = World::new();
+    let plain = TarMaker::default().file("a", &"content\n".repeat(1000)).end();
+    let archive = docker_archive(
+        "owner/app:1",
+        &[zstd(&plain), gzip(&TarMaker::default().file("b", "2").end())],
+    );
+    let image = world.store.load(archive.as_slice()).expect("loaded").remove(0);
+    let save = |format| {
+        let mut saved = Vec::new();
+        let selector = [reference("owner/app:1").into()];
+        world.store.save(&selector, &mut saved, format).expect("saved");
+        saved
+    };
+    let starts = |archive: &[u8]| {
+        let mut archive = tar::Archive::new(archive);
+        let mut starts = Vec::new();
+        for entry in archive.entries().expect("a tar") {
+            let mut start = Vec::new();
+            std::io::Read::read_to_end(&mut std::io::Read::take(entry.expect("a member"), 4), &mut start)
+                .expect("read");
+            starts.push(start);
+        }
+        starts
+    };
+    let zstd_magic = vec![0x28, 0xb5, 0x2f, 0xfd];
+    let saved = save(Format::DockerArchive);
+    assert!(!starts(&saved).contains(&zstd_magic));
+    assert!(
+        starts(&save(Format::Oci)).contains(&zstd_magic),
+        "what OCI allows stays as it is"
+    );
+    let to = World::new();
+    let loaded = to.store.load(saved.as_slice()).expect("loaded").remove(0);
+    assert_eq!(loaded.config_digest, image.config_digest, "Docker's id of it");
+    assert_eq!(loaded.references, image.references);
+    let layers = to.store.unpack(loaded.digest).expect("unpacked");
+    assert_eq!(tree(&layers[1]).get("a").map(String::len), Some(8000), "the lower one");
+    assert_eq!(
+        save(Format::DockerArchive),
+        saved,
+        "the same image makes the same bytes"
+    );
+    world.assert_nothing_half_done();
+}
+
 #[test]
 fn an_old_docker_archive_is_loaded() {
     let world = World::new();

@@ -2,6 +2,7 @@
 
 mod application;
 mod build;
+mod build_cache;
 mod container;
 mod health;
 mod mount;
@@ -13,6 +14,7 @@ mod service;
 
 pub use application::{Application, DataKind, DataSpec, NetworkSpec, VolumeSpec};
 pub use build::{BuildSecret, BuildSpec};
+pub use build_cache::{BuildCache, BuildCacheError};
 pub use container::{ContainerSpec, DeviceSpec, NamespaceMode, Ulimit, User, UserNamespace};
 pub use health::{HealthCheck, HealthTest};
 pub use mount::{DataMount, Mount, MountKind, Propagation};

@@ -9,6 +9,7 @@ use gantry_model::build::{ContextEntry, MAIN_CONTEXT};
 use gantry_model::spec::BuildSpec;
 use gantry_model::{Class, Problem};
 
+use super::digests::Known;
 use super::dockerfile::Text;
 use super::folder::{self, Files};
 use super::repository;
@@ -28,7 +29,7 @@ pub struct Contexts {
     further: BTreeMap<String, PathBuf>,
     /// The Dockerfile that came through standard input.
     pub piped: Option<String>,
-    _fetched: Vec<Temporary>,
+    fetched: Vec<Temporary>,
 }
 
 /// What is in all contexts.
@@ -49,7 +50,7 @@ impl Contexts {
             main: None,
             further: BTreeMap::new(),
             piped: None,
-            _fetched: Vec::new(),
+            fetched: Vec::new(),
         };
         let dockerfile_is_piped = spec.dockerfile.as_deref() == Some("-");
         if spec.context == "-" {
@@ -85,7 +86,7 @@ impl Contexts {
         }
         let place = Temporary::new()?;
         self.main = Some(repository::unpack(&bytes, &place)?);
-        self._fetched.push(place);
+        self.fetched.push(place);
         Ok(())
     }
 
@@ -95,7 +96,7 @@ impl Contexts {
             let source = source.map_err(|reason| Problem::new(Class::Invalid, format!("{what} {value}"), reason))?;
             let place = Temporary::new()?;
             let path = repository::clone(&source, &place)?;
-            self._fetched.push(place);
+            self.fetched.push(place);
             return Ok(path);
         }
         if value.contains("://") {
@@ -127,6 +128,16 @@ impl Contexts {
         self.further.keys().cloned().collect()
     }
 
+    /// Digests of a folder's files that are known from earlier builds; what was fetched for this one alone has none.
+    fn known(&self, folder: &Path) -> Known {
+        let is_passing = self.fetched.iter().any(|place| folder.starts_with(place.path()));
+        if is_passing {
+            Known::default()
+        } else {
+            Known::of(folder)
+        }
+    }
+
     /// What is in them, as far as ignore files do not leave it out.
     ///
     /// # Errors
@@ -137,13 +148,13 @@ impl Contexts {
             files: Files::default(),
         };
         let main = match &self.main {
-            Some(path) => folder::walk(path, &text.ignore, &mut walked.files)?,
+            Some(path) => folder::walk(path, &text.ignore, self.known(path), &mut walked.files)?,
             None => Vec::new(),
         };
         walked.entries.push((MAIN_CONTEXT.to_string(), main));
         for (name, path) in &self.further {
             let rules = ignore_of(path)?;
-            let entries = folder::walk(path, &rules, &mut walked.files)?;
+            let entries = folder::walk(path, &rules, self.known(path), &mut walked.files)?;
             walked.entries.push((name.clone(), entries));
         }
         Ok(walked)

@@ -3,47 +3,67 @@
 //! **Invariant:** parents come before what is in them, and names in their order, so the same folder gives the same list.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
-use std::io::Read;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gantry_dockerfile::IgnoreRules;
 use gantry_model::build::{ContextEntry, ContextEntryKind};
-use gantry_model::{Class, Digest, Problem};
-use sha2::{Digest as _, Sha256};
+use gantry_model::{Class, Problem};
 
+use super::digests::{Found, Known};
 use crate::failure::file_problem;
 
 /// Permissions, set-id and sticky bits.
 const MODE_BITS: u32 = 0o7777;
 
-/// Read at once while finding a digest: a few pages of the cache, small against the stack of nothing.
-const READ_BYTES: usize = 256 * 1024;
+/// Where contents are.
+#[derive(Debug, Default)]
+pub struct Files {
+    places: HashMap<String, PathBuf>,
+    /// Where digests of files are remembered.
+    remembered: Vec<PathBuf>,
+}
 
-/// Where the content of a digest is.
-pub type Files = HashMap<String, PathBuf>;
+impl Files {
+    /// A file with that content.
+    pub fn get(&self, digest: &str) -> Option<&Path> {
+        self.places.get(digest).map(PathBuf::as_path)
+    }
+
+    /// A file's content is not what its digest says: no digest is taken on trust next time.
+    pub fn doubt(&self) {
+        for path in &self.remembered {
+            // What is not there is not trusted either.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
 
 /// Lists a folder.
 ///
 /// # Errors
 /// When something cannot be read, or is no file, folder or link.
-pub fn walk(root: &Path, rules: &IgnoreRules, files: &mut Files) -> Result<Vec<ContextEntry>, Problem> {
+pub fn walk(
+    root: &Path,
+    rules: &IgnoreRules,
+    mut known: Known,
+    files: &mut Files,
+) -> Result<Vec<ContextEntry>, Problem> {
     let mut walker = Walker {
         root,
         rules,
         pending: Vec::new(),
     };
     let mut entries = walker.folder("")?;
-    let digests = digests(&walker.pending)?;
+    let digests = known.digests(&walker.pending)?;
+    files.remembered.extend(known.file().map(Path::to_path_buf));
     let mut found = walker.pending.into_iter().zip(digests);
     for entry in &mut entries {
         if let ContextEntryKind::File { digest, .. } = &mut entry.kind {
-            let (path, content) = found.next().expect("one digest for each file");
-            *digest = content.to_string();
-            files.insert(digest.clone(), path);
+            let (file, content) = found.next().expect("one digest for each file");
+            files.places.insert(content.clone(), file.place);
+            *digest = content;
         }
     }
     Ok(entries)
@@ -53,7 +73,7 @@ struct Walker<'w> {
     root: &'w Path,
     rules: &'w IgnoreRules,
     /// Files whose digest is still to be found, in the order of their entries.
-    pending: Vec<PathBuf>,
+    pending: Vec<Found>,
 }
 
 impl Walker<'_> {
@@ -111,38 +131,40 @@ impl Walker<'_> {
         if ignored || metadata.file_type().is_socket() {
             return Ok(());
         }
-        let kind = self.kind(&place, &metadata)?;
-        entries.push(entry(path, &metadata, kind));
+        let kind = kind(&place, &metadata)?;
+        entries.push(entry(path.clone(), &metadata, kind));
+        if metadata.is_file() {
+            self.pending.push(Found { path, place, metadata });
+        }
         Ok(())
     }
+}
 
-    fn kind(&mut self, place: &Path, metadata: &Metadata) -> Result<ContextEntryKind, Problem> {
-        if metadata.is_symlink() {
-            let target = fs::read_link(place).map_err(|error| file_problem("be read", place, &error))?;
-            let target = target.to_str().map(ToString::to_string);
-            let target = target.ok_or_else(|| {
-                Problem::new(
-                    Class::Invalid,
-                    place.display().to_string(),
-                    "points to a name that is no UTF-8",
-                )
-            })?;
-            return Ok(ContextEntryKind::Link { target });
-        }
-        if metadata.is_file() {
-            self.pending.push(place.to_path_buf());
-            return Ok(ContextEntryKind::File {
-                digest: String::new(),
-                size: metadata.len(),
-            });
-        }
-        Err(Problem::new(
-            Class::Invalid,
-            place.display().to_string(),
-            "is a device or a pipe, which no context can hold",
-        )
-        .remedy("leave it out with .dockerignore"))
+fn kind(place: &Path, metadata: &Metadata) -> Result<ContextEntryKind, Problem> {
+    if metadata.is_symlink() {
+        let target = fs::read_link(place).map_err(|error| file_problem("be read", place, &error))?;
+        let target = target.to_str().map(ToString::to_string);
+        let target = target.ok_or_else(|| {
+            Problem::new(
+                Class::Invalid,
+                place.display().to_string(),
+                "points to a name that is no UTF-8",
+            )
+        })?;
+        return Ok(ContextEntryKind::Link { target });
     }
+    if metadata.is_file() {
+        return Ok(ContextEntryKind::File {
+            digest: String::new(),
+            size: metadata.len(),
+        });
+    }
+    Err(Problem::new(
+        Class::Invalid,
+        place.display().to_string(),
+        "is a device or a pipe, which no context can hold",
+    )
+    .remedy("leave it out with .dockerignore"))
 }
 
 fn entry(path: String, metadata: &Metadata, kind: ContextEntryKind) -> ContextEntry {
@@ -159,48 +181,6 @@ fn entry(path: String, metadata: &Metadata, kind: ContextEntryKind) -> ContextEn
     }
 }
 
-/// Digests of files, in their order, on all processors.
-fn digests(paths: &[PathBuf]) -> Result<Vec<Digest>, Problem> {
-    let next = AtomicUsize::new(0);
-    let found: Mutex<Vec<(usize, Result<Digest, Problem>)>> = Mutex::new(Vec::with_capacity(paths.len()));
-    let workers = std::thread::available_parallelism()
-        .map_or(1, |count| count.get())
-        .min(paths.len().max(1));
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                let mut own = Vec::new();
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(path) = paths.get(index) else { break };
-                    own.push((index, digest(path)));
-                }
-                found.lock().expect("no worker panics").append(&mut own);
-            });
-        }
-    });
-    let mut found = found.into_inner().expect("no worker panics");
-    found.sort_unstable_by_key(|(index, _)| *index);
-    found.into_iter().map(|(_, digest)| digest).collect()
-}
-
-/// The digest of a file's content.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn digest(path: &Path) -> Result<Digest, Problem> {
-    let problem = |error: std::io::Error| file_problem("be read", path, &error);
-    let mut file = File::open(path).map_err(problem)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        match file.read(&mut buffer).map_err(problem)? {
-            0 => return Ok(Digest::from_bytes(hasher.finalize().into())),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,11 +189,12 @@ mod tests {
         let place = tempfile::tempdir().expect("a folder");
         make(place.path());
         let rules = IgnoreRules::parse(rules).expect("rules");
-        let mut files = Files::new();
-        let entries = walk(place.path(), &rules, &mut files)?;
+        let mut files = Files::default();
+        let entries = walk(place.path(), &rules, Known::default(), &mut files)?;
         for entry in &entries {
             if let ContextEntryKind::File { digest, .. } = &entry.kind {
-                assert_eq!(self::digest(&files[digest]).expect("read").to_string(), *digest);
+                let place = files.get(digest).expect("a file of that content");
+                assert_eq!(super::super::digests::digest(place).expect("read"), *digest);
             }
         }
         Ok(entries.into_iter().map(|entry| entry.path).collect())

@@ -5,6 +5,7 @@
 
 mod args;
 mod context;
+mod digests;
 mod dockerfile;
 mod folder;
 mod progress;
@@ -20,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gantry_distribution::DockerConfig;
 use gantry_dockerfile::Severity;
 use gantry_model::build::{BuildOutputKind, BuildRequest, BuildResult, RegistryAuth};
-use gantry_model::spec::BuildSpec;
+use gantry_model::spec::{BuildCache, BuildSpec};
 use gantry_model::{Class, ImageReference, Problem};
 use serde_json::json;
 
@@ -141,6 +142,15 @@ async fn request(
             .parse()
             .map_err(|error: gantry_model::ImageRefError| Problem::new(Class::Invalid, "--tag", error.to_string()))?;
         hosts.insert(reference.registry().to_string());
+    }
+    for place in spec.cache_from.iter().chain(&spec.cache_to) {
+        let place: BuildCache = place.parse().map_err(|error: gantry_model::spec::BuildCacheError| {
+            Problem::new(Class::Invalid, "build cache", error.to_string())
+        })?;
+        let reference = place
+            .reference()
+            .and_then(|reference| reference.parse::<ImageReference>().ok());
+        hosts.extend(reference.map(|reference| reference.registry().to_string()));
     }
     Ok(BuildRequest {
         spec,

@@ -256,7 +256,7 @@ fn send_all(
     while let Some(digests) = requests.blocking_recv() {
         for digest in digests {
             let sent = match files.get(&digest) {
-                Some(path) => send_file(&digest, path, &send),
+                Some(path) => send_file(&digest, path, files, &send),
                 None => send(Input::File(broken(&digest, "is not part of any context".to_string()))),
             };
             if !sent {
@@ -276,7 +276,7 @@ fn broken(digest: &str, error: String) -> FileChunk {
 }
 
 /// In pieces; the last one says whether the content still is what its digest promised.
-fn send_file(digest: &str, path: &Path, send: &dyn Fn(Input) -> bool) -> bool {
+fn send_file(digest: &str, path: &Path, files: &Files, send: &dyn Fn(Input) -> bool) -> bool {
     let failed = |error: std::io::Error| broken(digest, format!("{} cannot be read: {error}", path.display()));
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -294,6 +294,7 @@ fn send_file(digest: &str, path: &Path, send: &dyn Fn(Input) -> bool) -> bool {
         if last {
             let content = gantry_model::Digest::from_bytes(hasher.finalize().into());
             if content.to_string() != digest {
+                files.doubt();
                 let error = format!("{} changed while it was read: build again", path.display());
                 return send(Input::File(broken(digest, error)));
             }
@@ -322,7 +323,7 @@ mod tests {
 
     fn chunks(digest: &str, path: &Path) -> Vec<FileChunk> {
         let sent = RefCell::new(Vec::new());
-        send_file(digest, path, &|input| {
+        send_file(digest, path, &Files::default(), &|input| {
             if let Input::File(chunk) = input {
                 sent.borrow_mut().push(chunk);
             }
@@ -337,7 +338,7 @@ mod tests {
         let path = place.path().join("big");
         let content = vec![7; CHUNK_BYTES + 10];
         std::fs::write(&path, &content).expect("written");
-        let digest = super::super::folder::digest(&path).expect("read").to_string();
+        let digest = super::super::digests::digest(&path).expect("read");
         let sent = chunks(&digest, &path);
         let joined: Vec<u8> = sent.iter().flat_map(|chunk| chunk.data.to_vec()).collect();
         assert_eq!(joined, content);
@@ -365,7 +366,7 @@ mod tests {
         let place = tempfile::tempdir().expect("a folder");
         let path = place.path().join("empty");
         std::fs::write(&path, "").expect("written");
-        let digest = super::super::folder::digest(&path).expect("read").to_string();
+        let digest = super::super::digests::digest(&path).expect("read");
         let sent = chunks(&digest, &path);
         assert!(sent.len() == 1 && sent[0].last && sent[0].data.is_empty() && sent[0].error.is_empty());
     }

@@ -1,9 +1,12 @@
 //! `gantry login` and `logout`: credentials for registries, kept where Docker keeps them.
 
 use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
-use gantry_distribution::DockerConfig;
+use gantry_distribution::{Client, DockerConfig, Keychain, Options};
+use gantry_env::System;
 use gantry_model::build::RegistryAuth;
 use gantry_model::{Class, Problem};
 use rustix::stdio;
@@ -14,6 +17,9 @@ use crate::{output, terminal};
 
 /// The registry of names without one.
 const REGISTRY_DEFAULT: &str = "docker.io";
+
+/// How this machine's operator says that registries are reached; agents read the same file.
+const SETTINGS: &str = "/etc/gantry/registries.json";
 
 /// Arguments of `gantry login`.
 #[derive(Debug, Args)]
@@ -27,6 +33,12 @@ pub struct LoginArgs {
     /// Read the password from standard input
     #[arg(long)]
     password_stdin: bool,
+    /// Keep them without asking the registry, for one that only nodes reach
+    #[arg(long)]
+    no_check: bool,
+    /// Speak HTTP with the registry: anybody in between can read the password
+    #[arg(long)]
+    plain_http: bool,
     /// The registry, HOST or HOST:PORT
     #[arg(default_value = REGISTRY_DEFAULT)]
     registry: String,
@@ -51,7 +63,7 @@ fn config() -> Result<DockerConfig, Problem> {
     })
 }
 
-/// Keeps credentials.
+/// Keeps credentials that the registry takes.
 pub async fn login(args: &LoginArgs) -> Outcome {
     let password = match &args.password {
         Some(password) => password.clone(),
@@ -67,6 +79,9 @@ pub async fn login(args: &LoginArgs) -> Outcome {
         password,
     };
     let config = config()?;
+    if !args.no_check {
+        check(args, &auth).await?;
+    }
     config.login(&args.registry, &auth).await.map_err(Problem::from)?;
     output::note(&format!(
         "credentials for {} are kept as docker keeps them, at {}",
@@ -74,6 +89,25 @@ pub async fn login(args: &LoginArgs) -> Outcome {
         config.path().display()
     ));
     Ok(())
+}
+
+/// Shows them to the registry.
+async fn check(args: &LoginArgs, auth: &RegistryAuth) -> Result<(), Problem> {
+    let mut options = Options::read(Path::new(SETTINGS))?;
+    if args.plain_http {
+        options.plain_http.insert(args.registry.clone());
+    }
+    let keychain = Keychain::of(&args.registry, auth.clone());
+    let client = Client::new(options, Arc::new(System));
+    let checked = client.check_login(&args.registry, &keychain).await;
+    checked.map_err(|error| {
+        let problem = Problem::from(error);
+        match problem.class {
+            Class::Denied => problem.remedy("check the name and the password: nothing was kept"),
+            _ if problem.remedy.is_empty() => problem.remedy("if only nodes reach the registry, add --no-check"),
+            _ => problem,
+        }
+    })
 }
 
 fn read_password(from_input: bool) -> Result<String, Problem> {

@@ -26,9 +26,15 @@ pub struct Refusal {
     pub filter: String,
     /// The reason in words, such as `needs 512 MiB, 120 MiB free`.
     pub reason: String,
-    /// The nodes it holds for, in order of id.
+    /// The nodes it holds for, in order of id; of many, the first [`NODES_NAMED_MAX`].
     pub nodes: Vec<NodeId>,
+    /// How many nodes it holds for.
+    #[serde(default)]
+    pub count: u32,
 }
+
+/// Nodes named per refusal at most: an explanation is stored with every pending replica, whatever the size of the cluster.
+pub const NODES_NAMED_MAX: usize = 8;
 
 impl fmt::Display for Explanation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

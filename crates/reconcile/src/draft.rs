@@ -8,9 +8,9 @@ use std::sync::Arc;
 use gantry_model::explain::Explanation;
 use gantry_model::object::{Replica, Service, Slot};
 use gantry_model::phase::{Desired, Observed, Phase};
-use gantry_model::spec::ServiceSpec;
+use gantry_model::spec::{Mount, MountKind, ServiceSpec};
 use gantry_model::{NodeId, ReplicaId, Timestamp};
-use gantry_scheduler::Request;
+use gantry_scheduler::{DISPLACED, Request};
 use gantry_state::{Key, NewEvent, Object, Op, Precondition};
 
 use crate::depends;
@@ -248,7 +248,30 @@ impl<'a> Draft<'a> {
                 Slot::Index(_) => None,
             },
             avoid: self.rejected_on(replica.slot, replica.revision),
+            volumes_on: self.volumes_on(replica),
+            may_displace: !self.was_displaced(replica),
         }
+    }
+
+    /// The node where the slot's named volumes are: the one of its latest replica that came so far as to use them.
+    fn volumes_on(&self, replica: &Replica) -> Vec<NodeId> {
+        let spec = self.spec_of(replica.revision);
+        let is_named = |mount: &Mount| matches!(mount.kind, MountKind::Volume { name: Some(_), .. });
+        if !spec.container.mounts.iter().any(is_named) {
+            return Vec::new();
+        }
+        let earlier = self.slots.get(&replica.slot).into_iter().flatten().rev();
+        let mut used = earlier.filter(|one| one.observed.started_at.is_some());
+        used.find_map(|one| one.node).into_iter().collect()
+    }
+
+    /// Whether the slot's last replica had to give way to one of higher priority: then this one waits, and displaces nobody.
+    fn was_displaced(&self, replica: &Replica) -> bool {
+        let others = self.slots.get(&replica.slot).into_iter().flatten().rev();
+        let mut before = others.filter(|one| one.id != replica.id);
+        before
+            .next()
+            .is_some_and(|one| one.desired_reason.starts_with(DISPLACED))
     }
 
     /// Nodes that rejected earlier replicas of the slot with the same spec.

@@ -4,7 +4,7 @@
 //! cannot run elsewhere, and goes on serving when the node was only out of reach.
 
 use gantry_model::object::{Availability, NodeStatus, Service, Slot};
-use gantry_scheduler::eligible;
+use gantry_scheduler::{eligible, may_stay};
 use gantry_state::State;
 
 use crate::plan::Wanted;
@@ -25,7 +25,10 @@ pub(crate) fn slots(state: &State, service: &Service) -> Wanted {
             (NodeStatus::Ready, Availability::Active) if eligible => {
                 wanted.slots.insert(Slot::Node(node.id));
             }
-            (NodeStatus::Ready, Availability::Pause) if eligible => {
+            // A taint against new replicas lets those be that are there.
+            (NodeStatus::Ready, Availability::Pause | Availability::Active)
+                if may_stay(node, &service.spec).is_ok() =>
+            {
                 wanted.left_alone.insert(Slot::Node(node.id));
             }
             (NodeStatus::Ready, Availability::Active | Availability::Pause | Availability::Drain) => {}

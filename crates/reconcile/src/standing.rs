@@ -1,7 +1,7 @@
 //! Whether a replica may stay where it is.
 
 use gantry_model::object::{Availability, Node, NodeStatus, Replica};
-use gantry_scheduler::eligible;
+use gantry_scheduler::may_stay;
 
 use crate::draft::Draft;
 use crate::plan::View;
@@ -30,8 +30,7 @@ pub(crate) fn standing(draft: &Draft<'_>, replica: &Replica) -> Standing {
     if node.availability == Availability::Drain {
         return Standing::Misplaced(format!("node {} is drained", node.name));
     }
-    // The image's platform does not matter here: it runs already.
-    match eligible(node, &draft.spec_of(replica.revision), None) {
+    match may_stay(node, &draft.spec_of(replica.revision)) {
         Ok(()) => Standing::Fit,
         Err(reason) => Standing::Misplaced(format!("node {} {reason}", node.name)),
     }

@@ -8,17 +8,24 @@
 //! Deliberately not here: which replicas there should be (`reconcile`), and writing decisions down (`control-plane`).
 
 mod address;
+mod classes;
 mod constraint;
 mod filter;
 mod fleet;
+mod ground;
+mod held;
+mod id_map;
 mod node_use;
+mod nodes;
 mod place;
+mod queue;
 mod refusal;
 mod reservation;
 mod score;
+mod topology;
 
-pub use constraint::{attribute, eligible};
+pub use constraint::{attribute, eligible, may_stay};
 pub use filter::{FILTER_HOST_PORT, FILTER_MAX_PER_NODE};
 pub use fleet::Fleet;
-pub use place::{Decision, Placed, Request};
+pub use place::{DISPLACED, Decision, Placed, Request, Rule, Why};
 pub use score::{FAILURE_WINDOW, FAILURES_MAX};

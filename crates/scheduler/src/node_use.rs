@@ -3,138 +3,194 @@
 //! **Invariant:** `take` followed by `give_back` of the same held replica restores the view exactly.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use gantry_model::object::Node;
-use gantry_model::{ByteSize, MilliCpu, ServiceId, Timestamp};
+use gantry_model::{ByteSize, MilliCpu, NodeId};
 
-use crate::fleet::Held;
-use crate::reservation::HostPort;
+use crate::address::{self, AddressBook};
+use crate::held::Held;
+use crate::reservation::{HostPort, Reservation};
 
 /// What is taken on one node id; the node's own record may arrive later or be gone already.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeUse {
+    pub(crate) id: NodeId,
     pub(crate) node: Option<Node>,
+    /// What replicas may reserve; follows from the record.
+    pub(crate) cpu_allocatable: MilliCpu,
+    pub(crate) memory_allocatable: ByteSize,
+    pub(crate) taken: Taken,
+    /// Of `taken`, what is on its way out: told to end, not yet ended.
+    pub(crate) leaving: Taken,
+    /// Of `taken`, what stays, by priority.
+    by_priority: BTreeMap<i32, Taken>,
+    pub(crate) ports: BTreeMap<HostPort, u32>,
+    pub(crate) addresses: AddressBook,
+}
+
+/// An amount of a node's resources.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
     pub(crate) cpu: MilliCpu,
     pub(crate) memory: ByteSize,
     pub(crate) generic: BTreeMap<String, u64>,
-    pub(crate) ports: BTreeMap<HostPort, u32>,
-    pub(crate) addresses: BTreeMap<Ipv4Addr, AddressUse>,
-    /// Replicas that hold resources, of all services.
     pub(crate) replicas: u32,
-    services: BTreeMap<(ServiceId, u32), Count>,
-    failures: BTreeMap<(ServiceId, Timestamp), u32>,
 }
 
-/// Who has an address.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct AddressUse {
-    /// Replicas that hold it.
-    pub(crate) holders: u32,
-    /// Ended replicas whose record still names it: taken only when nothing else is left, since caches may still know it.
-    pub(crate) resting: u32,
+impl Taken {
+    fn add(&mut self, reservation: &Reservation) {
+        self.cpu += reservation.cpu;
+        self.memory += reservation.memory;
+        for (kind, value) in &reservation.generic {
+            *self.generic.entry(kind.clone()).or_default() += value;
+        }
+        self.replicas += 1;
+    }
+
+    fn subtract(&mut self, reservation: &Reservation) {
+        self.cpu -= reservation.cpu;
+        self.memory -= reservation.memory;
+        for (kind, value) in &reservation.generic {
+            decrease(&mut self.generic, kind, *value);
+        }
+        self.replicas = self.replicas.saturating_sub(1);
+    }
 }
 
-/// Replicas of one revision of a service on a node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Count {
-    /// Holding resources.
-    holding: u32,
-    /// Of these, wanted to run.
-    wanted: u32,
+/// What is asked of each node in turn, close together in memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Hot {
+    pub(crate) id: u64,
+    pub(crate) cpu_free: u64,
+    pub(crate) memory_free: u64,
+    pub(crate) cpu_taken: u64,
+    pub(crate) memory_taken: u64,
+    /// One over what may be reserved; 0 where that is nothing.
+    pub(crate) cpu_scale: f64,
+    pub(crate) memory_scale: f64,
+    pub(crate) replicas: u32,
+    pub(crate) addresses_free: u32,
 }
 
 impl NodeUse {
+    pub(crate) fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            node: None,
+            cpu_allocatable: MilliCpu::ZERO,
+            memory_allocatable: ByteSize::ZERO,
+            taken: Taken::default(),
+            leaving: Taken::default(),
+            by_priority: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            addresses: AddressBook::default(),
+        }
+    }
+
+    pub(crate) fn set_record(&mut self, node: Option<Node>) {
+        self.cpu_allocatable = node.as_ref().map_or(MilliCpu::ZERO, Node::allocatable_cpu);
+        self.memory_allocatable = node.as_ref().map_or(ByteSize::ZERO, Node::allocatable_memory);
+        self.node = node;
+    }
+
     /// Whether nothing is known of it any more.
     pub(crate) fn is_empty(&self) -> bool {
-        self.node.is_none() && self.replicas == 0 && self.addresses.is_empty() && self.failures.is_empty()
+        self.node.is_none() && self.taken.replicas == 0 && self.addresses.is_empty()
     }
 
-    /// Replicas of the service that hold resources here.
-    pub(crate) fn holding(&self, service: ServiceId) -> u32 {
-        self.counts(service).map(|(_, count)| count.holding).sum()
+    /// Its name for people.
+    pub(crate) fn name(&self) -> String {
+        self.node
+            .as_ref()
+            .map_or_else(|| self.id.to_string(), |node| node.name.clone())
     }
 
-    /// Replicas of the service wanted here: those of `revision`, and all of them.
-    pub(crate) fn wanted(&self, service: ServiceId, revision: u32) -> (u32, u32) {
-        self.counts(service).fold((0, 0), |(same, all), (number, count)| {
-            let of_revision = if number == revision { count.wanted } else { 0 };
-            (same + of_revision, all + count.wanted)
-        })
+    pub(crate) fn cpu_free(&self) -> MilliCpu {
+        self.cpu_allocatable - self.taken.cpu
     }
 
-    /// How often replicas of the service failed here since then.
-    pub(crate) fn failures_since(&self, service: ServiceId, since: Timestamp) -> u32 {
-        let range = (service, since)..=(service, Timestamp(u64::MAX));
-        self.failures.range(range).map(|(_, count)| count).sum()
+    pub(crate) fn memory_free(&self) -> ByteSize {
+        self.memory_allocatable - self.taken.memory
     }
 
-    fn counts(&self, service: ServiceId) -> impl Iterator<Item = (u32, &Count)> {
-        let range = (service, 0)..=(service, u32::MAX);
-        self.services
-            .range(range)
-            .map(|((_, revision), count)| (*revision, count))
+    pub(crate) fn generic_free(&self, kind: &str) -> u64 {
+        let has = self.node.as_ref().map_or(0, |node| node.allocatable_generic(kind));
+        has.saturating_sub(self.taken.generic.get(kind).copied().unwrap_or_default())
+    }
+
+    /// Addresses of its subnet that no replica holds.
+    pub(crate) fn addresses_free(&self) -> u64 {
+        let usable = self.node.as_ref().map_or(0, |node| address::usable(node.subnet));
+        usable.saturating_sub(self.addresses.held())
+    }
+
+    /// What replicas of a priority below `priority` take, those not counted that leave anyway.
+    pub(crate) fn taken_below(&self, priority: i32) -> (MilliCpu, ByteSize, u32) {
+        let below = self.by_priority.range(..priority);
+        below.fold(
+            (MilliCpu::ZERO, ByteSize::ZERO, 0),
+            |(cpu, memory, count), (_, taken)| (cpu + taken.cpu, memory + taken.memory, count + taken.replicas),
+        )
+    }
+
+    pub(crate) fn hot(&self) -> Hot {
+        let scale = |whole: u64| if whole == 0 { 0.0 } else { 1.0 / whole as f64 };
+        Hot {
+            id: self.id.0,
+            cpu_free: self.cpu_free().0,
+            memory_free: self.memory_free().0,
+            cpu_taken: self.taken.cpu.0,
+            memory_taken: self.taken.memory.0,
+            cpu_scale: scale(self.cpu_allocatable.0),
+            memory_scale: scale(self.memory_allocatable.0),
+            replicas: self.taken.replicas,
+            addresses_free: u32::try_from(self.addresses_free()).unwrap_or(u32::MAX),
+        }
     }
 
     pub(crate) fn take(&mut self, held: &Held) {
-        self.touch_address(held, |count| *count += 1);
-        if let Some(at) = held.failed_at {
-            *self.failures.entry((held.service, at)).or_default() += 1;
+        if let Some(address) = held.address {
+            self.addresses.take(address, held.holds);
         }
         if !held.holds {
             return;
         }
-        self.replicas += 1;
-        let count = self.services.entry((held.service, held.revision)).or_default();
-        count.holding += 1;
-        count.wanted += u32::from(held.wanted);
-        self.cpu += held.reservation.cpu;
-        self.memory += held.reservation.memory;
-        for (kind, value) in &held.reservation.generic {
-            *self.generic.entry(kind.clone()).or_default() += value;
+        let reservation = &held.reservation;
+        self.taken.add(reservation);
+        if held.wanted {
+            self.by_priority
+                .entry(reservation.priority)
+                .or_default()
+                .add(reservation);
+        } else {
+            self.leaving.add(reservation);
         }
-        for port in &held.reservation.ports {
+        for port in &reservation.ports {
             *self.ports.entry(*port).or_default() += 1;
         }
     }
 
     pub(crate) fn give_back(&mut self, held: &Held) {
-        self.touch_address(held, |count| *count = count.saturating_sub(1));
-        if let Some(at) = held.failed_at {
-            decrease(&mut self.failures, &(held.service, at), 1);
+        if let Some(address) = held.address {
+            self.addresses.give_back(address, held.holds);
         }
         if !held.holds {
             return;
         }
-        self.replicas = self.replicas.saturating_sub(1);
-        let key = (held.service, held.revision);
-        if let Some(count) = self.services.get_mut(&key) {
-            count.holding = count.holding.saturating_sub(1);
-            count.wanted = count.wanted.saturating_sub(u32::from(held.wanted));
-            if *count == Count::default() {
-                self.services.remove(&key);
+        let reservation = &held.reservation;
+        self.taken.subtract(reservation);
+        if held.wanted {
+            if let Some(class) = self.by_priority.get_mut(&reservation.priority) {
+                class.subtract(reservation);
+                if class.replicas == 0 {
+                    self.by_priority.remove(&reservation.priority);
+                }
             }
-        }
-        self.cpu -= held.reservation.cpu;
-        self.memory -= held.reservation.memory;
-        for (kind, value) in &held.reservation.generic {
-            decrease(&mut self.generic, kind, *value);
-        }
-        for port in &held.reservation.ports {
-            decrease(&mut self.ports, port, 1);
-        }
-    }
-
-    fn touch_address(&mut self, held: &Held, change: impl FnOnce(&mut u32)) {
-        let Some(address) = held.address else { return };
-        let entry = self.addresses.entry(address).or_default();
-        change(if held.holds {
-            &mut entry.holders
         } else {
-            &mut entry.resting
-        });
-        if *entry == AddressUse::default() {
-            self.addresses.remove(&address);
+            self.leaving.subtract(reservation);
+        }
+        for port in &reservation.ports {
+            decrease(&mut self.ports, port, 1);
         }
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct Reservation {
     pub(crate) memory: ByteSize,
     pub(crate) generic: BTreeMap<String, u64>,
     pub(crate) ports: Vec<HostPort>,
+    /// Lower ones may have to give way to higher ones.
+    pub(crate) priority: i32,
 }
 
 /// A port taken on the node itself; none as address means all of them.
@@ -35,7 +37,13 @@ impl Reservation {
             memory: spec.resources.memory_reservation,
             generic,
             ports: host_ports(&spec.ports, numbered),
+            priority: spec.placement.priority,
         }
+    }
+
+    /// Whether it wants what few replicas want: generic resources or ports.
+    pub(crate) fn is_rare(&self) -> bool {
+        !self.generic.is_empty() || !self.ports.is_empty()
     }
 
     /// Whether it sets aside anything that can be packed.

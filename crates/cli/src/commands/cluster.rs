@@ -9,6 +9,7 @@ use gantry_control_plane::{InitConfig, SERVER_PORT, init};
 use gantry_env::System;
 use gantry_model::net::Ipv4Net;
 use gantry_model::object::{ClusterConfig, Role};
+use gantry_model::spec::Strategy;
 use gantry_model::{Class, DurationMs, Problem};
 use gantry_pki::Token;
 use gantry_rpc::{Patience, Repeat, enroll};
@@ -72,6 +73,9 @@ pub struct InitArgs {
     /// Lifetime of the certificates of servers and agents
     #[arg(long, value_name = "DURATION", default_value_t = ClusterConfig::default().certificate_lifetime)]
     certificate_lifetime: DurationMs,
+    /// How nodes are filled, for services that do not say: binpack or spread
+    #[arg(long, value_name = "STRATEGY", default_value_t = ClusterConfig::default().placement)]
+    placement: Strategy,
 }
 
 /// Arguments of `gantry cluster join`.
@@ -163,6 +167,7 @@ fn initialise(global: &Global, args: InitArgs) -> Outcome {
             heartbeat: args.heartbeat,
             lease: args.lease,
             certificate_lifetime: args.certificate_lifetime,
+            placement: args.placement,
         },
     };
     let report = init(&config, &System)?;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::net::Ipv4Net;
+use crate::spec::Strategy;
 use crate::{DurationMs, Timestamp};
 
 /// The one record of the cluster.
@@ -51,6 +52,9 @@ pub struct ClusterConfig {
     pub lease: DurationMs,
     /// Lifetime of the certificates of servers and agents.
     pub certificate_lifetime: DurationMs,
+    /// How nodes are filled where a service does not say.
+    #[serde(default)]
+    pub placement: Strategy,
 }
 
 impl Default for ClusterConfig {
@@ -65,6 +69,7 @@ impl Default for ClusterConfig {
             heartbeat: DurationMs::secs(1),
             lease: DurationMs::secs(5),
             certificate_lifetime: DurationMs::secs(90 * 24 * 3600),
+            placement: Strategy::Binpack,
         }
     }
 }

@@ -12,7 +12,9 @@ mod token;
 pub use cluster::{ClusterConfig, ClusterRecord, RootCertificate};
 pub use data::DataRecord;
 pub use image::{ImageRecord, LocalImage, TagRecord};
-pub use node::{Availability, Node, NodeFacts, NodeStatus};
+pub use node::{
+    Availability, LABEL_OVERCOMMIT, LABEL_RESERVED, LABEL_TAINT, Node, NodeFacts, NodeStatus, check_label,
+};
 pub use replica::{Replica, Slot};
 pub use rollout::{Rollout, RolloutKind, RolloutState};
 pub use service::{HISTORY_REVISIONS, RevisionRecord, Service, ServiceNetwork};

@@ -18,7 +18,10 @@ pub use build_cache::{BuildCache, BuildCacheError};
 pub use container::{ContainerSpec, DeviceSpec, NamespaceMode, Ulimit, User, UserNamespace};
 pub use health::{HealthCheck, HealthTest};
 pub use mount::{DataMount, Mount, MountKind, Propagation};
-pub use placement::{Constraint, ConstraintKey, ConstraintOp, Placement, Preference};
+pub use placement::{
+    Affinity, Bound, Constraint, ConstraintKey, ConstraintOp, Neighbour, NeighbourRule, PREFERENCES_MAX, PRIORITY_MAX,
+    Placement, PlacementError, Preference, Strategy, Taint, TaintEffect, Toleration, VolumeRule, WEIGHT_MAX, version_parts,
+};
 pub use port::{PORT_AUTO_MAX, PORT_AUTO_MIN, PortMode, PortSpec, Protocol};
 pub use restart::{RestartCondition, RestartPolicy};
 pub use rollout::{FailureAction, UpdateConfig, UpdateOrder};

@@ -39,10 +39,14 @@ fn a_replica_that_fits_nowhere_says_what_it_needs_and_what_there_is() {
     let answer = explain(&world.state, Target::Service(id)).expect("it exists");
     let text = answer.reasons.join("\n");
     assert!(
-        text.contains("2 nodes lack memory (closest: needs 8 GiB, 4 GiB free)"),
+        text.contains("2 nodes lack memory (closest: ") && text.contains(" lacks 4 GiB of 8 GiB)"),
         "{text}"
     );
-    assert_eq!(answer.remedy, "lower the reservation, free some, or add a node");
+    let remedy = &answer.remedy;
+    assert!(
+        remedy.starts_with("lower the reservation to 4 GiB, free 4 GiB on "),
+        "{remedy}"
+    );
     assert_eq!(
         converged(&world.state, id).message,
         format!("0 of 1 ready; {}", answer.reasons[0])

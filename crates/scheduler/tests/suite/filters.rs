@@ -160,6 +160,8 @@ fn the_platform_of_a_known_image_has_to_match() {
             platform: platform.to_string(),
             created_at: None,
             nodes: std::collections::BTreeSet::new(),
+            keepers: std::collections::BTreeSet::new(),
+            manifest: gantry_model::object::ManifestFacts::default(),
         })
     };
     let wants = wish(|spec| spec.container.image_digest = Some("sha256:a".to_string()));
@@ -188,9 +190,12 @@ fn refusals_are_counted_together_and_the_closest_speaks_for_all() {
     let wants = wish(|spec| spec.resources.memory_reservation = ByteSize::mib(512));
     let decisions = fleet_of(vec![small, medium, drained]).place(&[request(1, 9, &wants)], NOW);
     let why = decisions[0].result.as_ref().expect_err("nothing fits");
-    let expected = "no suitable node: 2 nodes lack memory (closest: needs 512 MiB, 120 MiB free), 1 node is drained";
+    let expected = "no suitable node: 2 nodes lack memory (closest: n2 lacks 392 MiB of 512 MiB), 1 node is drained";
     assert_eq!(why.summary, expected);
-    assert_eq!(why.remedy, "lower the reservation, free some, or add a node");
+    assert_eq!(
+        why.remedy,
+        "lower the reservation to 120 MiB, free 392 MiB on n2, or add a node"
+    );
     assert_eq!(why.refusals[0].nodes, [NodeId(1), NodeId(2)]);
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_model::net::Ipv4Net;
-use gantry_model::object::{Availability, Node, NodeFacts, NodeStatus, Replica, RevisionRecord, Slot};
+use gantry_model::object::{Availability, Node, NodeFacts, NodeStatus, Replica, RevisionRecord, Service, Slot};
 use gantry_model::phase::{Desired, Observed, Phase};
 use gantry_model::spec::{
     ContainerSpec, EndpointMode, Mode, Placement, PortMode, PortSpec, Protocol, Resources, RestartPolicy, ServiceSpec,
@@ -90,6 +90,8 @@ pub fn request(replica: u64, service: u64, spec: &ServiceSpec) -> Request {
         spec: Arc::new(spec.clone()),
         node: None,
         avoid: Vec::new(),
+        volumes_on: Vec::new(),
+        may_displace: true,
     }
 }
 
@@ -125,6 +127,34 @@ pub fn revision(service: u64, number: u32, spec: &ServiceSpec) -> Object {
         created_at: Timestamp(0),
         cause: "apply".to_string(),
     })
+}
+
+pub fn service(id: u64, title: &str, spec: &ServiceSpec) -> Object {
+    Object::Service(Service {
+        id: ServiceId(id),
+        namespace: name("shop"),
+        name: name(title),
+        spec: Arc::new(spec.clone()),
+        revision: 1,
+        networks: BTreeMap::new(),
+        ports: Vec::new(),
+        rollout: None,
+        deleting: false,
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+    })
+}
+
+/// Nodes, and the services that the requests are of.
+pub fn fleet_for(nodes: &[Node], requests: &[Request]) -> Fleet {
+    let mut objects: Vec<Object> = nodes.iter().cloned().map(Object::Node).collect();
+    let services: BTreeMap<u64, &Request> = requests.iter().map(|one| (one.service.0, one)).collect();
+    objects.extend(
+        services
+            .iter()
+            .map(|(id, one)| service(*id, one.service_name.as_str(), &one.spec)),
+    );
+    fleet(objects)
 }
 
 pub fn put(object: Object) -> Op {

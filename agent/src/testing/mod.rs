@@ -45,6 +45,7 @@ pub(crate) fn spec() -> ServiceSpec {
         depends_on: BTreeMap::new(),
         labels: BTreeMap::new(),
         restart_generation: 0,
+        ..ServiceSpec::default()
     }
 }
 

@@ -13,8 +13,8 @@ use gantry_model::{NodeId, ReplicaId, Timestamp};
 use gantry_scheduler::{DISPLACED, Request};
 use gantry_state::{Key, NewEvent, Object, Op, Precondition};
 
-use crate::depends;
 use crate::plan::{ServicePlan, View};
+use crate::{depends, stage};
 
 /// What becomes of a replica that is not wanted any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,7 @@ impl<'a> Draft<'a> {
             created_at: self.view.now,
             assigned_at: None,
             desired_since: None,
+            held: stage::holds(self.changed.as_ref().unwrap_or(self.service), revision),
         };
         if self.gate.is_none() {
             let request = self.request(&replica);

@@ -6,7 +6,7 @@ use gantry_model::{NodeId, ReplicaId, ServiceId};
 use gantry_state::State;
 
 use crate::status::{converged, trouble};
-use crate::{depends, plan};
+use crate::{depends, plan, stage};
 
 /// What to explain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,8 @@ fn explain_service(state: &State, service: &Service) -> Answer {
                     rollout.to, rollout.message
                 ));
                 answer.remedy = format!(
-                    "see the failed replicas, then apply a corrected manifest or 'gantry service rollback {}'",
+                    "see the failed replicas, then apply a corrected manifest, or go back with 'gantry service abort {0}', \
+                     or on with 'gantry service resume {0}'",
                     service.name
                 );
             }
@@ -68,6 +69,13 @@ fn explain_service(state: &State, service: &Service) -> Answer {
             }
             RolloutState::Completed | RolloutState::Superseded => {}
         }
+    }
+    if let Some(stage) = stage::awaits(service) {
+        answer.reasons.push(stage);
+        answer.remedy = format!(
+            "'gantry service promote {0}' goes on, 'gantry service abort {0}' goes back",
+            service.name
+        );
     }
     if let Some(gate) = depends::gate(state, service) {
         answer.reasons.push(gate.summary);

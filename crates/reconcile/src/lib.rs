@@ -14,6 +14,7 @@ mod depends;
 mod draft;
 mod drain;
 mod explain;
+mod failures;
 mod global;
 mod job;
 mod plan;
@@ -21,6 +22,7 @@ mod reap;
 mod replicated;
 mod rollout;
 mod slot;
+mod stage;
 mod standing;
 mod status;
 

@@ -9,7 +9,7 @@ use gantry_scheduler::Request;
 use gantry_state::{Op, Precondition, State};
 
 use crate::draft::Draft;
-use crate::{delete, drain, global, job, reap, replicated, standing};
+use crate::{delete, drain, global, job, reap, replicated, stage, standing};
 
 /// What the nodes that route traffic have acknowledged; the leader's memory.
 pub trait Acks {
@@ -72,6 +72,7 @@ pub fn reconcile(view: &View<'_>, service: ServiceId, ids: &mut dyn FnMut() -> R
         Mode::Replicated { .. } | Mode::Global => replicated::settle_all(&mut draft, &wanted),
         Mode::ReplicatedJob { .. } | Mode::GlobalJob => job::run_all(&mut draft, &wanted),
     }
+    stage::admit(&mut draft);
     replicated::dismiss_unwanted(&mut draft, &wanted);
     drain::finish_drained(&mut draft, &wanted);
     reap::reap(&mut draft, &wanted);

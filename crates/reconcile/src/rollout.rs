@@ -4,26 +4,34 @@
 //! replica serves, or its failure has been counted). The next batch starts when nothing is in flight and the delay has passed;
 //! the rollout is complete when nothing waits and the monitor time of the last batch has passed without too many failures.
 //!
-//! **Invariant:** at most `parallelism` slots that served are in flight.
+//! A canary or blue-green rollout goes through stages (see `stage`).
+//!
+//! **Invariant:** at most one batch of slots that served is in flight.
+//! **Invariant:** a rollout ends: what does not settle within its deadline has failed (see `failures`).
 //! **Invariant:** all progress is in [`Rollout`] and the replicas; batches are timed by the leader's clock.
 
 use std::sync::Arc;
 
+use gantry_model::Timestamp;
 use gantry_model::object::{Replica, Rollout, RolloutKind, RolloutState, Slot};
-use gantry_model::phase::{Desired, Health, Phase};
-use gantry_model::spec::{FailureAction, Mode, PortSpec, ServiceSpec, UpdateConfig};
-use gantry_model::{DurationMs, ReplicaId, Timestamp};
+use gantry_model::phase::Desired;
+use gantry_model::spec::{FailureAction, Mode, PortSpec, ServiceSpec, StartOrder, UpdateConfig};
 
 use crate::draft::Draft;
 use crate::slot::Goal;
 use crate::standing::node_is_live;
+use crate::{failures, stage};
 
 /// How far one slot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
+pub(crate) enum Progress {
     Fresh,
-    Waiting { serves: bool },
+    Waiting {
+        serves: bool,
+    },
     InFlight,
+    /// The new replica is ready, without traffic yet.
+    Held,
     Settled,
 }
 
@@ -53,12 +61,16 @@ fn paused_goals(draft: &Draft<'_>, slots: &[Slot], rollout: &Rollout) -> Vec<(Sl
 /// No rollout: the present revision everywhere. Leftovers of another one, as on a node that was away, get a rollout of their own.
 fn steady_goals(draft: &mut Draft<'_>, slots: &[Slot]) -> Vec<(Slot, Goal)> {
     let to = draft.service.revision;
-    let pseudo = new_rollout(to, to, RolloutKind::Update, Timestamp::default());
+    let pseudo = Rollout::new(to, to, RolloutKind::Update, Timestamp::default());
     let waiting = |slot: &&Slot| matches!(progress(draft, **slot, &pseudo), Progress::Waiting { .. });
     let leftover = slots.iter().find(waiting).and_then(|slot| kept_revision(draft, *slot));
     if let Some(from) = leftover {
         let now = draft.view.now;
-        draft.edit_service().rollout = Some(new_rollout(from, to, RolloutKind::Update, now));
+        // Its revision has been through all stages already.
+        draft.edit_service().rollout = Some(Rollout {
+            stage: u32::MAX,
+            ..Rollout::new(from, to, RolloutKind::Update, now)
+        });
         draft.record(
             "rollout_started",
             format!("replicas of revision {from} remain, rolling out {to}"),
@@ -68,7 +80,7 @@ fn steady_goals(draft: &mut Draft<'_>, slots: &[Slot]) -> Vec<(Slot, Goal)> {
     let order = Some(draft.service.spec.update.order);
     let goal = |slot: &Slot| match progress(draft, *slot, &pseudo) {
         Progress::Waiting { .. } => keep(draft, *slot, to),
-        Progress::Fresh | Progress::InFlight | Progress::Settled => Goal {
+        Progress::Fresh | Progress::InFlight | Progress::Held | Progress::Settled => Goal {
             revision: to,
             replacing: order,
         },
@@ -80,7 +92,10 @@ fn steady_goals(draft: &mut Draft<'_>, slots: &[Slot]) -> Vec<(Slot, Goal)> {
 fn advance(draft: &mut Draft<'_>, slots: &[Slot], stored: &Rollout) -> Vec<(Slot, Goal)> {
     let config = config_of(&draft.service.spec, stored.kind).clone();
     let mut rollout = stored.clone();
-    rollout.failed.extend(new_failures(draft, &rollout, config.monitor));
+    let failed = failures::new_failures(draft, &rollout, stage::monitor(&rollout, &config));
+    rollout.failed.extend(failed);
+    let stuck = failures::stuck(draft, slots, &rollout, config.progress_deadline);
+    rollout.failed.extend(stuck);
     if let Some(message) = exceeded(&rollout, &config, slots.len())
         && config.failure_action != FailureAction::Continue
     {
@@ -99,9 +114,9 @@ fn advance(draft: &mut Draft<'_>, slots: &[Slot], stored: &Rollout) -> Vec<(Slot
     }
     let goal = |slot: Slot, progress: Progress| match progress {
         Progress::Waiting { .. } if !selected.contains(&slot) => keep(draft, slot, to),
-        Progress::Waiting { .. } | Progress::Fresh | Progress::InFlight | Progress::Settled => Goal {
+        Progress::Waiting { .. } | Progress::Fresh | Progress::InFlight | Progress::Held | Progress::Settled => Goal {
             revision: to,
-            replacing: Some(config.order),
+            replacing: Some(stage::order(&config)),
         },
     };
     progress
@@ -128,7 +143,11 @@ fn schedule(
     if rollout.batch_done_at.is_none() && has_begun(draft, rollout) {
         rollout.batch_done_at = Some(now);
     }
-    let batch = next_batch(slots, config.parallelism);
+    let most = stage::room(rollout, config, slots).min(stage::batch(config, slots.len()));
+    let batch = next_batch(slots, most, highest_first(&draft.service.spec));
+    if batch.is_empty() && stage::hold(draft, rollout, config) {
+        return Vec::new();
+    }
     let pause = if batch.is_empty() { config.monitor } else { config.delay };
     let due = rollout.batch_done_at.map_or(now, |at| at.after(pause));
     if due > now {
@@ -143,20 +162,24 @@ fn schedule(
     batch
 }
 
+/// Ordered slots are replaced from the highest down, as in Kubernetes: the first one is the least dispensable.
+fn highest_first(spec: &ServiceSpec) -> bool {
+    spec.stateful
+        .is_some_and(|stateful| stateful.start == StartOrder::Ordered)
+}
+
 /// Slots that serve nobody first, since replacing them costs nothing; then in order.
-fn next_batch(slots: &[(Slot, Progress)], parallelism: u32) -> Vec<Slot> {
+fn next_batch(slots: &[(Slot, Progress)], most: usize, highest_first: bool) -> Vec<Slot> {
     let waiting = slots.iter().filter_map(|(slot, progress)| match progress {
         Progress::Waiting { serves } => Some((*serves, *slot)),
-        Progress::Fresh | Progress::InFlight | Progress::Settled => None,
+        Progress::Fresh | Progress::InFlight | Progress::Held | Progress::Settled => None,
     });
     let mut waiting: Vec<(bool, Slot)> = waiting.collect();
     waiting.sort_unstable();
-    let size = if parallelism == 0 {
-        waiting.len()
-    } else {
-        parallelism as usize
-    };
-    waiting.into_iter().take(size).map(|(_, slot)| slot).collect()
+    if highest_first {
+        waiting.sort_by_key(|(serves, slot)| (*serves, std::cmp::Reverse(*slot)));
+    }
+    waiting.into_iter().take(most).map(|(_, slot)| slot).collect()
 }
 
 fn complete(draft: &mut Draft<'_>, rollout: &mut Rollout) {
@@ -180,7 +203,7 @@ fn has_begun(draft: &Draft<'_>, rollout: &Rollout) -> bool {
         .any(|one| one.revision == rollout.to && one.created_at >= rollout.started_at)
 }
 
-fn progress(draft: &Draft<'_>, slot: Slot, rollout: &Rollout) -> Progress {
+pub(crate) fn progress(draft: &Draft<'_>, slot: Slot, rollout: &Rollout) -> Progress {
     let replicas = draft.slot(slot);
     let Some(last) = replicas.last() else {
         return Progress::Fresh;
@@ -192,7 +215,11 @@ fn progress(draft: &Draft<'_>, slot: Slot, rollout: &Rollout) -> Progress {
     if let Some(new) = replicas.iter().rev().find(is_new) {
         let known = rollout.failed.contains(&new.id) || new.created_at < rollout.started_at;
         let ended = new.observed.phase.is_terminal();
-        let alone = !replicas.iter().any(|one| is_old_and_alive(draft, one, rollout.to));
+        let in_the_way = |one: &Replica| is_old_and_alive(draft, one, rollout.to) && !rollout.failed.contains(&one.id);
+        let alone = !replicas.iter().any(|one| in_the_way(one));
+        if new.held && new.is_ready() && !known {
+            return Progress::Held;
+        }
         return if ended || known || (new.is_endpoint() && alone) {
             Progress::Settled
         } else {
@@ -210,11 +237,12 @@ fn progress(draft: &Draft<'_>, slot: Slot, rollout: &Rollout) -> Progress {
     }
     match last.desired {
         Desired::Run => Progress::Settled,
+        Desired::Drain | Desired::Stop | Desired::Remove if rollout.failed.contains(&last.id) => Progress::Settled,
         Desired::Drain | Desired::Stop | Desired::Remove => Progress::InFlight,
     }
 }
 
-fn is_old_and_alive(draft: &Draft<'_>, replica: &Replica, to: u32) -> bool {
+pub(crate) fn is_old_and_alive(draft: &Draft<'_>, replica: &Replica, to: u32) -> bool {
     replica.revision != to && replica.holds_resources() && node_is_live(draft.view, replica)
 }
 
@@ -241,35 +269,9 @@ pub(crate) fn config_of(spec: &ServiceSpec, kind: RolloutKind) -> &UpdateConfig 
     }
 }
 
-/// Replicas made for this rollout that failed within their monitor time and have not been counted yet.
-fn new_failures(draft: &Draft<'_>, rollout: &Rollout, monitor: DurationMs) -> Vec<ReplicaId> {
-    let made_for_it = |one: &&Replica| one.revision == rollout.to && one.created_at >= rollout.started_at;
-    let replicas = draft.replicas().into_iter().filter(made_for_it);
-    replicas
-        .filter(|one| one.desired == Desired::Run && !rollout.failed.contains(&one.id))
-        .filter(|one| failed_within(one, monitor))
-        .map(|one| one.id)
-        .collect()
-}
-
-/// Both times are the agent's, so that its clock does not matter. Before it was ever ready, any failure counts.
-fn failed_within(replica: &Replica, monitor: DurationMs) -> bool {
-    let observed = &replica.observed;
-    let ended_at = observed.last_exit.map_or(observed.at, |exit| exit.at);
-    let failed_at = match observed.phase {
-        Phase::Failed | Phase::Rejected | Phase::Completed => Some(observed.at),
-        Phase::Running if observed.health == Health::Unhealthy => Some(observed.at),
-        Phase::Pending | Phase::Assigned | Phase::Preparing | Phase::Starting | Phase::Running => {
-            (observed.restarts > 0).then_some(ended_at)
-        }
-        Phase::Stopped | Phase::Lost => None,
-    };
-    failed_at.is_some_and(|at| observed.ready_since.is_none_or(|since| at <= since.after(monitor)))
-}
-
 /// Why the rollout has failed, if more than the allowed part of its replicas did.
 fn exceeded(rollout: &Rollout, config: &UpdateConfig, slots: usize) -> Option<String> {
-    let failed = rollout.failed.len();
+    let failed = rollout.failed.len().saturating_sub(rollout.forgiven as usize);
     let allowed = config.max_failure_permille as usize * slots;
     (failed * 1000 > allowed).then(|| {
         let settled = if slots == 1 { "replica" } else { "replicas" };
@@ -305,7 +307,7 @@ fn roll_back(draft: &mut Draft<'_>, failed: &Rollout, message: String) {
     service.spec = Arc::new(spec);
     service.revision = failed.from;
     service.updated_at = now;
-    let back = new_rollout(failed.to, failed.from, RolloutKind::Rollback, now);
+    let back = Rollout::new(failed.to, failed.from, RolloutKind::Rollback, now);
     service.rollout = Some(Rollout { message, ..back });
 }
 
@@ -330,18 +332,4 @@ fn keep_numbers(ports: &[PortSpec], numbered: &[PortSpec]) -> Vec<PortSpec> {
         ..port.clone()
     };
     ports.iter().map(with_number).collect()
-}
-
-fn new_rollout(from: u32, to: u32, kind: RolloutKind, started_at: Timestamp) -> Rollout {
-    Rollout {
-        from,
-        to,
-        kind,
-        state: RolloutState::Running,
-        started_at,
-        ended_at: None,
-        batch_done_at: None,
-        failed: Vec::new(),
-        message: String::new(),
-    }
 }

@@ -244,6 +244,7 @@ mod tests {
             created_at: Timestamp(created),
             assigned_at: None,
             desired_since: None,
+            held: false,
         }
     }
 

@@ -7,7 +7,7 @@ use gantry_model::phase::{Desired, Phase};
 use gantry_model::{NodeId, ServiceId};
 use gantry_state::State;
 
-use crate::plan;
+use crate::{plan, stage};
 
 /// The progress of a service, for those who wait for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Progress {
     pub updated: u32,
     /// One line for people: what it waits for, or why it failed.
     pub message: String,
-    /// Nothing is left to do.
+    /// Nothing is left to do, unless a person decides to go on with a canary.
     pub done: bool,
     /// Waiting longer is useless without a change by a person.
     pub failed: bool,
@@ -82,7 +82,7 @@ fn progress_of(state: &State, service: &Service) -> Progress {
         wanted,
         ready,
         updated,
-        done: finished >= wanted && !rolling && !leaving && !is_paused(rollout),
+        done: (finished >= wanted && !rolling && !leaving && !is_paused(rollout)) || stage::awaits(service).is_some(),
         failed: is_paused(rollout) || rolled_back(rollout) || failed,
         message: message(service, &replicas, wanted, updated),
     }
@@ -134,6 +134,9 @@ fn message(service: &Service, replicas: &[&Replica], wanted: u32, updated: u32) 
         && !rollout.message.is_empty()
     {
         return rollout.message.clone();
+    }
+    if let Some(stage) = stage::awaits(service) {
+        return stage;
     }
     let mut newest_first: Vec<&&Replica> = replicas.iter().filter(|one| one.desired == Desired::Run).collect();
     newest_first.sort_by_key(|one| std::cmp::Reverse((one.created_at, one.id)));

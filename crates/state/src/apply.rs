@@ -102,6 +102,9 @@ impl State {
                     true
                 });
             }
+            Op::Admit { replica } => {
+                self.edit_replica(*replica, at, changes, |edited| std::mem::take(&mut edited.held));
+            }
             Op::Observe { replica, observed } => {
                 self.edit_replica(*replica, at, changes, |edited| edited.observed.merge(observed));
             }

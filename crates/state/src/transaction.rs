@@ -67,6 +67,11 @@ pub enum Op {
         /// Why.
         reason: String,
     },
+    /// Lets a replica that was held back get traffic.
+    Admit {
+        /// The replica.
+        replica: ReplicaId,
+    },
     /// Takes over an agent's report, if it is newer.
     Observe {
         /// The replica.

@@ -203,6 +203,7 @@ mod tests {
             created_at: Timestamp(0),
             assigned_at: None,
             desired_since: None,
+            held: false,
         };
         let json = serde_json::to_value(&object).expect("a replica");
         Read { object, json }

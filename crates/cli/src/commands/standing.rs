@@ -208,6 +208,7 @@ mod tests {
             depends_on: BTreeMap::new(),
             labels: BTreeMap::new(),
             restart_generation: 0,
+            ..ServiceSpec::default()
         };
         Service {
             id: ServiceId(1),
@@ -219,6 +220,8 @@ mod tests {
             ports: Vec::new(),
             rollout: None,
             deleting: false,
+            owner: None,
+            job: Default::default(),
             created_at: Timestamp(0),
             updated_at: Timestamp(0),
         }
@@ -246,20 +249,15 @@ mod tests {
             created_at: Timestamp(0),
             assigned_at: None,
             desired_since: None,
+            held: false,
         }
     }
 
     fn rollout(kind: RolloutKind, state: RolloutState, to: u32) -> Rollout {
         Rollout {
-            from: 1,
-            to,
-            kind,
             state,
-            started_at: Timestamp(0),
-            ended_at: None,
-            batch_done_at: None,
-            failed: Vec::new(),
             message: "replica web.1 failed".to_string(),
+            ..Rollout::new(1, to, kind, Timestamp(0))
         }
     }
 

@@ -140,6 +140,8 @@ fn create_service(draft: &mut Draft<'_>, namespace: &Name, name: &Name, spec: Se
         ports,
         rollout: None,
         deleting: false,
+        owner: None,
+        job: Default::default(),
         created_at: now,
         updated_at: now,
     };
@@ -210,19 +212,27 @@ fn begin_rollout(draft: &mut Draft<'_>, existing: &Service, service: &mut Servic
         .map(|revision| revision.number)
         .max();
     service.revision = newest.unwrap_or(existing.revision).max(existing.revision) + 1;
-    service.rollout = Some(Rollout {
-        from: existing.revision,
-        to: service.revision,
-        kind: RolloutKind::Update,
-        state: RolloutState::Running,
-        started_at: service.updated_at,
-        ended_at: None,
-        batch_done_at: None,
-        failed: Vec::new(),
-        message: String::new(),
-    });
+    let from = came_from(draft.state, existing);
+    service.rollout = Some(Rollout::new(
+        from,
+        service.revision,
+        RolloutKind::Update,
+        service.updated_at,
+    ));
     let message = format!("revision {} to {} ({cause})", existing.revision, service.revision);
     draft.record(service.object(), "rollout_started", message);
+}
+
+/// Where a failed rollout would go back to: the revision that was last rolled out in full, if an update is superseded half-way.
+fn came_from(state: &State, existing: &Service) -> u32 {
+    let open = |rollout: &&Rollout| {
+        let open = matches!(rollout.state, RolloutState::Running | RolloutState::Paused);
+        open && rollout.kind == RolloutKind::Update && rollout.from != 0
+    };
+    let superseded = existing.rollout.as_ref().filter(open).map(|rollout| rollout.from);
+    superseded
+        .filter(|from| state.revision_of(existing.id, *from).is_some())
+        .unwrap_or(existing.revision)
 }
 
 fn refuse_change_of_kind(existing: &Service, spec: &ServiceSpec) -> Result<(), Problem> {

@@ -9,12 +9,14 @@ mod diff;
 mod images;
 mod network;
 mod operate;
+mod steer;
 
 use gantry_env::Env;
 use gantry_state::{NewEvent, Op, Precondition, State, Transaction};
 
 pub use apply::{apply, delete};
 pub use operate::{ServiceEdit, edit_service, rollback, scale};
+pub use steer::{Steer, steer};
 
 /// What one service, config or secret goes through.
 #[derive(Debug, Clone, PartialEq, Eq)]

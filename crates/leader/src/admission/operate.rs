@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gantry_env::Env;
-use gantry_model::object::{Rollout, RolloutKind, RolloutState, Service};
+use gantry_model::object::{Rollout, RolloutKind, Service};
 use gantry_model::spec::{Constraint, Mode, ServiceSpec, UpdateConfig};
 use gantry_model::{Class, Problem};
 use gantry_state::{Key, Object, Op, Precondition, State};
@@ -154,16 +154,15 @@ pub fn rollback(state: &State, env: &dyn Env, service: &Service, to: u32) -> Res
     rolled.spec = Arc::new(spec);
     rolled.revision = record.number;
     rolled.updated_at = env.now();
+    let back = Rollout::new(
+        service.revision,
+        record.number,
+        RolloutKind::Rollback,
+        rolled.updated_at,
+    );
     rolled.rollout = Some(Rollout {
-        from: service.revision,
-        to: record.number,
-        kind: RolloutKind::Rollback,
-        state: RolloutState::Running,
-        started_at: rolled.updated_at,
-        ended_at: None,
-        batch_done_at: None,
-        failed: Vec::new(),
         message: "asked for by a person".into(),
+        ..back
     });
     let message = format!("revision {} back to {}", service.revision, record.number);
     draft.record(service.object(), "rollback_started", message);

@@ -17,5 +17,5 @@ pub use node::{
 };
 pub use replica::{Replica, Slot};
 pub use rollout::{Rollout, RolloutKind, RolloutState};
-pub use service::{HISTORY_REVISIONS, RevisionRecord, Service, ServiceNetwork};
+pub use service::{HISTORY_REVISIONS, JobEnd, JobStatus, RevisionRecord, Service, ServiceNetwork};
 pub use token::{Role, TokenRecord};

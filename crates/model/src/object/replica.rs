@@ -57,6 +57,9 @@ pub struct Replica {
     /// Why the leader wants it stopped or removed, such as `scaled in` or `node alpha drained`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub desired_reason: String,
+    /// It runs without traffic until its rollout switches over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// What its agent last reported.
     #[serde(default)]
     pub observed: Observed,
@@ -92,9 +95,15 @@ impl Replica {
         self.desired == Desired::Run && !self.observed.phase.is_terminal()
     }
 
-    /// May get traffic: wanted, running and ready.
+    /// May get traffic: wanted, running and ready, and not held back.
     #[must_use]
     pub fn is_endpoint(&self) -> bool {
+        !self.held && self.is_ready()
+    }
+
+    /// Wanted, running and ready; see [`Self::is_endpoint`] for whether it gets traffic.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
         self.desired == Desired::Run && self.observed.ready && self.observed.phase == Phase::Running
     }
 

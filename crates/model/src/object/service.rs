@@ -38,6 +38,12 @@ pub struct Service {
     /// Being deleted: replicas are removed, then the record.
     #[serde(default)]
     pub deleting: bool,
+    /// The cron job that it is a run of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<ServiceId>,
+    /// What is known of a job beyond its replicas.
+    #[serde(default, skip_serializing_if = "JobStatus::is_default")]
+    pub job: JobStatus,
     /// When it was first applied.
     pub created_at: Timestamp,
     /// When its spec last changed.
@@ -50,6 +56,44 @@ impl Service {
     pub fn object(&self) -> String {
         format!("service {}/{}", self.namespace, self.name)
     }
+}
+
+/// How far a job or cron job is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// The revision that `started_at` and `ended` are about; another one starts the job anew.
+    #[serde(default)]
+    pub revision: u32,
+    /// When its first replica was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// How and when it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<JobEnd>,
+    /// Of a cron job: the time for which it last started or skipped a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_due: Option<Timestamp>,
+    /// Of a cron job: when a run last succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<Timestamp>,
+}
+
+impl JobStatus {
+    /// Whether nothing is known yet.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobEnd {
+    /// When, by the leader's clock.
+    pub at: Timestamp,
+    /// Why it failed; none when all slots completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// How a service is reached on one network.

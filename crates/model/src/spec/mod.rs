@@ -4,19 +4,24 @@ mod application;
 mod build;
 mod build_cache;
 mod container;
+mod cron;
 mod health;
+mod job;
 mod mount;
 mod placement;
 mod port;
 mod restart;
 mod rollout;
 mod service;
+mod stateful;
 
 pub use application::{Application, DataKind, DataSpec, NetworkSpec, VolumeSpec};
 pub use build::{BuildSecret, BuildSpec};
 pub use build_cache::{BuildCache, BuildCacheError};
 pub use container::{ContainerSpec, DeviceSpec, NamespaceMode, Ulimit, User, UserNamespace};
+pub use cron::{Concurrency, CronError, CronSchedule, CronSpec};
 pub use health::{HealthCheck, HealthTest};
+pub use job::JobSpec;
 pub use mount::{DataMount, Mount, MountKind, Propagation};
 pub use placement::{
     Affinity, Bound, Constraint, ConstraintKey, ConstraintOp, Neighbour, NeighbourRule, PREFERENCES_MAX, PRIORITY_MAX,
@@ -24,8 +29,9 @@ pub use placement::{
 };
 pub use port::{PORT_AUTO_MAX, PORT_AUTO_MIN, PortMode, PortSpec, Protocol};
 pub use restart::{RestartCondition, RestartPolicy};
-pub use rollout::{FailureAction, UpdateConfig, UpdateOrder};
+pub use rollout::{CanaryStep, FailureAction, PROGRESS_DEADLINE, RolloutStrategy, UpdateConfig, UpdateOrder};
 pub use service::{
     BlockIo, Dependency, DependencyCondition, EndpointMode, GenericResource, MEMORY_LIMIT_MIN, Mode, NetworkAttachment,
     Resources, ServiceSpec, SwapLimit,
 };
+pub use stateful::{StartOrder, Stateful};

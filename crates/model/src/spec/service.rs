@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerSpec, Placement, PortMode, PortSpec, RestartPolicy, UpdateConfig};
+use super::{ContainerSpec, CronSpec, JobSpec, Placement, PortMode, PortSpec, RestartPolicy, Stateful, UpdateConfig};
 use crate::{ByteSize, MilliCpu, Name};
 
 /// What the user asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     /// Replicated, global or a job.
     pub mode: Mode,
@@ -50,6 +50,15 @@ pub struct ServiceSpec {
     /// Raised by `gantry service restart`: a new value is a new revision with the same content.
     #[serde(default)]
     pub restart_generation: u64,
+    /// Limits of a job.
+    #[serde(default, skip_serializing_if = "JobSpec::is_default")]
+    pub job: JobSpec,
+    /// The job is run by the clock, each run as a job of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<CronSpec>,
+    /// Its replicas are not interchangeable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stateful: Option<Stateful>,
 }
 
 impl ServiceSpec {
@@ -102,6 +111,13 @@ pub enum Mode {
     },
     /// Runs to completion once on every eligible node.
     GlobalJob,
+}
+
+impl Default for Mode {
+    /// One replica.
+    fn default() -> Self {
+        Self::Replicated { replicas: 1 }
+    }
 }
 
 impl Mode {

@@ -7,5 +7,6 @@ mod jobs;
 mod reaping;
 mod rollouts;
 mod simulation;
+mod stages;
 mod status;
 mod world;

@@ -351,17 +351,7 @@ fn a_first_rollout_that_fails_pauses_since_there_is_nothing_to_go_back_to() {
     world.broken.insert((id, 1));
     let now = world.now;
     world.edit_service(id, |service| {
-        service.rollout = Some(Rollout {
-            from: 0,
-            to: 1,
-            kind: RolloutKind::Update,
-            state: RolloutState::Running,
-            started_at: now,
-            ended_at: None,
-            batch_done_at: None,
-            failed: Vec::new(),
-            message: String::new(),
-        });
+        service.rollout = Some(Rollout::new(0, 1, RolloutKind::Update, now));
     });
     world.control_until_quiet();
     assert_eq!(

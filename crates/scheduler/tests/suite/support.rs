@@ -36,6 +36,7 @@ pub fn spec() -> ServiceSpec {
         depends_on: BTreeMap::new(),
         labels: BTreeMap::new(),
         restart_generation: 0,
+        ..ServiceSpec::default()
     }
 }
 
@@ -116,6 +117,7 @@ pub fn replica(id: u64, service: u64, node: &Node, phase: Phase) -> Replica {
         created_at: Timestamp(id),
         assigned_at: None,
         desired_since: None,
+        held: false,
     }
 }
 
@@ -140,6 +142,8 @@ pub fn service(id: u64, title: &str, spec: &ServiceSpec) -> Object {
         ports: Vec::new(),
         rollout: None,
         deleting: false,
+        owner: None,
+        job: Default::default(),
         created_at: Timestamp(0),
         updated_at: Timestamp(0),
     })

@@ -86,6 +86,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => (id(), id()).prop_map(|(image, node)| Op::Release { digest: digest(image), node: NodeId(node) }),
         1 => Just(Op::Record(NewEvent::new("world", "turned", "again"))),
     ];
+        1 => id().prop_map(|id| Op::Admit { replica: ReplicaId(id) }),
     prop_oneof![20 => single.prop_map(|op| vec![op]), 3 => service()]
 }
 
@@ -156,6 +157,7 @@ fn assign(replica: u64, node: u64) -> Op {
         replica: ReplicaId(replica),
         node: NodeId(node),
         address: Ipv4Addr::new(10, 0, node as u8, replica as u8),
+            held: false,
         explanation: Some(Explanation {
             summary: "it fits".to_string(),
             ..Explanation::default()
@@ -295,3 +297,6 @@ fn service() -> impl Strategy<Value = Vec<Op>> {
         vec![put(Object::Revision(revision)), put(Object::Service(service))]
     })
 }
+            ..ServiceSpec::default()
+            owner: None,
+            job: Default::default(),

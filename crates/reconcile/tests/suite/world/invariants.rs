@@ -107,7 +107,7 @@ pub fn check_plan(world: &World, plan: &ServicePlan) {
             .expect("plans are made for services that exist");
         let node = replica.node.and_then(|node| world.state.node(node));
         let live = node.is_some_and(|node| node.status == NodeStatus::Ready);
-        let serves = replica.observed.ready && live && !service.deleting;
+        let serves = replica.observed.ready && !replica.held && live && !service.deleting;
         let abrupt =
             *desired > Desired::Drain && replica.desired <= Desired::Drain && serves && !world.acks.drained(replica);
         assert!(

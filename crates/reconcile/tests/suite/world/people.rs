@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gantry_model::object::{RevisionRecord, Rollout, RolloutKind, RolloutState, Service};
+use gantry_model::object::{RevisionRecord, Rollout, RolloutKind, Service};
 use gantry_model::spec::{
     ContainerSpec, Dependency, DependencyCondition, EndpointMode, FailureAction, Mode, Placement, PortMode, PortSpec,
     Protocol, Resources, RestartPolicy, ServiceSpec, UpdateConfig, UpdateOrder,
@@ -33,6 +33,7 @@ pub fn plain(mode: Mode) -> ServiceSpec {
         depends_on: BTreeMap::new(),
         labels: BTreeMap::new(),
         restart_generation: 0,
+        ..ServiceSpec::default()
     }
 }
 
@@ -100,6 +101,7 @@ fn random_update(dice: &mut Dice) -> UpdateConfig {
         monitor: DurationMs::secs(dice.below(3) * 5),
         max_failure_permille: (dice.below(3) * 250) as u32,
         order: orders[dice.below(2) as usize],
+        ..UpdateConfig::default()
     }
 }
 
@@ -134,6 +136,8 @@ impl World {
             networks: BTreeMap::new(),
             rollout: None,
             deleting: false,
+            owner: None,
+            job: Default::default(),
             created_at: self.now,
             updated_at: self.now,
         };
@@ -151,17 +155,7 @@ impl World {
         service.spec = spec.clone();
         service.revision = to;
         service.updated_at = self.now;
-        service.rollout = Some(Rollout {
-            from: present.revision,
-            to,
-            kind,
-            state: RolloutState::Running,
-            started_at: self.now,
-            ended_at: None,
-            batch_done_at: None,
-            failed: Vec::new(),
-            message: String::new(),
-        });
+        service.rollout = Some(Rollout::new(present.revision, to, kind, self.now));
         self.write(vec![
             revision(&service, to, spec, self.now),
             Op::Put(Box::new(Object::Service(service))),

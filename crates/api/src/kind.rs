@@ -12,6 +12,10 @@ pub const REVISION: &str = "revision";
 pub const NAMESPACE: &str = "namespace";
 /// `object::ImageRecord`
 pub const IMAGE: &str = "image";
+/// `object::ManifestFacts`
+pub const MANIFEST_FACTS: &str = "manifest_facts";
+/// `object::RegistryToken`
+pub const REGISTRY_TOKEN: &str = "registry_token";
 /// `object::TagRecord`
 pub const TAG: &str = "tag";
 /// `object::DataRecord` of a config.

@@ -52,7 +52,7 @@ impl Work {
                     }
                 }
                 Object::Node(_) | Object::Cluster(_) | Object::Image(_) => {}
-                Object::Revision(_) | Object::Data(_) | Object::Tag(_) | Object::Token(_) => {}
+                Object::Revision(_) | Object::Data(_) | Object::Tag(_) | Object::Token(_) | Object::Registry(_) => {}
             }
         }
         if let Some((before, after)) = replica_progress(change)

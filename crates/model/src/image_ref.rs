@@ -169,6 +169,24 @@ impl ImageReference {
         self
     }
 
+    /// What a reference means that may name the cluster's own registry: `10.0.0.1:7600/web:v1` is `web:v1` where `10.0.0.1:7600`
+    /// is one of its servers. Any other one is itself.
+    #[must_use]
+    pub fn of_cluster(self, is_server: impl FnOnce(&str) -> bool) -> Self {
+        if !is_server(&self.registry) {
+            return self;
+        }
+        let mut text = self.repository.clone();
+        self.push_suffix(&mut text);
+        text.parse().unwrap_or(self)
+    }
+
+    /// The repository, normalised: registry and path, without tag and digest.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+
     /// The short form people type: `nginx:1.27`, `owner/app:v1`, `ghcr.io/owner/app:v1`.
     #[must_use]
     pub fn familiar(&self) -> String {
@@ -396,6 +414,22 @@ mod tests {
             (both.tag(), both.digest().map(|digest| digest.to_string())),
             (Some("1"), Some(SHA.into()))
         );
+    }
+
+    #[test]
+    fn the_clusters_own_registry_is_no_part_of_a_name() {
+        for (text, meaning) in [
+            ("10.0.0.1:7600/web:v1", "docker.io/library/web:v1"),
+            ("10.0.0.1:7600/ghcr.io/a/b", "ghcr.io/a/b:latest"),
+            ("10.0.0.2:7600/web:v1", "10.0.0.2:7600/web:v1"),
+            ("web", "docker.io/library/web:latest"),
+        ] {
+            let reference = parse(text).of_cluster(|registry| registry == "10.0.0.1:7600");
+            assert_eq!(reference.to_string(), meaning, "{text}");
+        }
+        let pinned = parse(&format!("10.0.0.1:7600/web@{SHA}")).of_cluster(|_| true);
+        assert_eq!(pinned.to_string(), format!("docker.io/library/web@{SHA}"));
+        assert_eq!(pinned.name(), "docker.io/library/web");
     }
 
     #[test]

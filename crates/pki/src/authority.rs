@@ -9,9 +9,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
-use rustls_pki_types::CertificateSigningRequestDer;
+use rustls_pki_types::{CertificateSigningRequestDer, ServerName};
 
-use crate::{AuthorityDigest, Identity, KeyRequest, PkiError, SERVER_NAME, certificate_der, member_name};
+use crate::{
+    AuthorityDigest, Identity, KeyRequest, MEMBER_DOMAIN, PkiError, SERVER_NAME, certificate_der, member_name,
+};
 
 /// Lifetime of the authority's own certificate: 20 years, as Swarm's root.
 pub const AUTHORITY_LIFETIME: DurationMs = DurationMs::secs(20 * 365 * 24 * 3600);
@@ -135,6 +137,21 @@ impl Authority {
         validity: Validity,
         env: &dyn Env,
     ) -> Result<String, PkiError> {
+        self.sign_for_hosts(csr_der, subject, &[], validity, env)
+    }
+
+    /// As [`Authority::sign`], for a member that clients from outside of the cluster reach by the given names and addresses.
+    ///
+    /// # Errors
+    /// As [`Authority::sign`], and when a host is no name, or one of those that members have within the cluster.
+    pub fn sign_for_hosts(
+        &self,
+        csr_der: &[u8],
+        subject: &Subject,
+        hosts: &[String],
+        validity: Validity,
+        env: &dyn Env,
+    ) -> Result<String, PkiError> {
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
             .map_err(PkiError::Request)?;
         if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
@@ -144,7 +161,10 @@ impl Authority {
             subject: format!("{} {}", subject.role, subject.id),
             source,
         };
-        let params = member_params(subject, validity, env).map_err(sign_error)?;
+        let mut params = member_params(subject, validity, env).map_err(sign_error)?;
+        for host in hosts {
+            params.subject_alt_names.push(host_name(host)?);
+        }
         let certificate = params
             .signed_by(&request.public_key, &self.issuer)
             .map_err(sign_error)?;
@@ -156,10 +176,46 @@ impl Authority {
     /// # Errors
     /// When the cryptographic library fails.
     pub fn issue(&self, subject: &Subject, validity: Validity, env: &dyn Env) -> Result<Identity, PkiError> {
+        self.issue_for_hosts(subject, &[], validity, env)
+    }
+
+    /// As [`Authority::issue`], with the names of [`Authority::sign_for_hosts`].
+    ///
+    /// # Errors
+    /// As [`Authority::sign_for_hosts`].
+    pub fn issue_for_hosts(
+        &self,
+        subject: &Subject,
+        hosts: &[String],
+        validity: Validity,
+        env: &dyn Env,
+    ) -> Result<Identity, PkiError> {
         let request = KeyRequest::generate()?;
-        let certificate_pem = self.sign(&request.csr_der, subject, validity, env)?;
+        let certificate_pem = self.sign_for_hosts(&request.csr_der, subject, hosts, validity, env)?;
         request.into_identity(&certificate_pem, &self.certificate_pem)
     }
+}
+
+/// Whether a certificate may name a host so.
+#[must_use]
+pub fn is_host_name(host: &str) -> bool {
+    host_name(host).is_ok()
+}
+
+/// An address or a DNS name. Names below `.gantry` say who a member is, so none is given for the asking.
+fn host_name(host: &str) -> Result<SanType, PkiError> {
+    if let Ok(address) = host.parse() {
+        return Ok(SanType::IpAddress(address));
+    }
+    let name = host.to_ascii_lowercase();
+    let refused = || PkiError::HostName(host.to_string());
+    if name == MEMBER_DOMAIN
+        || name.ends_with(&format!(".{MEMBER_DOMAIN}"))
+        || ServerName::try_from(name.as_str()).is_err()
+    {
+        return Err(refused());
+    }
+    name.try_into().map(SanType::DnsName).map_err(|_| refused())
 }
 
 fn base_params(env: &dyn Env, validity: Validity) -> CertificateParams {
@@ -245,6 +301,24 @@ mod tests {
         let (_, leaf) = x509_parser::parse_x509_certificate(&leaf).expect("the member's certificate");
         leaf.verify_signature(Some(root.public_key()))
             .expect("signed by the same key");
+    }
+
+    #[test]
+    fn hosts_are_named_and_never_those_of_members() {
+        let authority = Authority::generate("test", &System).expect("an authority");
+        let validity = Validity::starting(System.now(), DurationMs::secs(60));
+        let issue = |hosts: &[&str]| {
+            let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+            authority.issue_for_hosts(&subject(Role::Server), &hosts, validity, &System)
+        };
+        let identity = issue(&["10.0.0.1", "Alpha.example.org", "fd00::1"]).expect("a certificate");
+        let names = identity.names().expect("a certificate");
+        for host in ["10.0.0.1", "alpha.example.org", "fd00::1", SERVER_NAME] {
+            assert!(names.iter().any(|name| name == host), "{host}: {names:?}");
+        }
+        for host in ["server.gantry", "x.SERVER.gantry", "gantry", "a b", "", "a/b"] {
+            assert!(matches!(issue(&[host]), Err(PkiError::HostName(_))), "{host}");
+        }
     }
 
     #[test]

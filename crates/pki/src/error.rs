@@ -27,6 +27,9 @@ pub enum PkiError {
     /// The key of a signing request is of a kind that is not accepted.
     #[error("the certificate request has a key that is not ECDSA P-256")]
     RequestKey,
+    /// A certificate is to name a host that is none, or that only a member may be called.
+    #[error("'{0}' is not a host name or address that a certificate may have")]
+    HostName(String),
     /// A text is not the PEM block it should be.
     #[error("no {what} in the PEM text")]
     Pem {
@@ -60,7 +63,7 @@ pub enum PkiError {
 impl From<PkiError> for Problem {
     fn from(error: PkiError) -> Self {
         let class = match &error {
-            PkiError::Request(_) | PkiError::RequestKey => Class::Invalid,
+            PkiError::Request(_) | PkiError::RequestKey | PkiError::HostName(_) => Class::Invalid,
             PkiError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Class::NotFound,
             PkiError::GenerateKey(_)
             | PkiError::Sign { .. }

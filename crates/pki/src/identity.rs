@@ -106,6 +106,14 @@ impl Identity {
         Peer::from_der(&certificate_der(&self.cert_pem)?)
     }
 
+    /// The names and addresses for which the certificate is valid.
+    ///
+    /// # Errors
+    /// When the certificate is damaged.
+    pub fn names(&self) -> Result<Vec<String>, PkiError> {
+        crate::peer::names(&certificate_der(&self.cert_pem)?)
+    }
+
     /// The digest of the authority.
     ///
     /// # Errors

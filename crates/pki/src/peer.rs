@@ -1,8 +1,11 @@
 //! Who a certificate says its holder is.
 
+use std::net::IpAddr;
+
 use gantry_model::Timestamp;
 use gantry_model::object::Role;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::time::ASN1Time;
 
 use crate::PkiError;
@@ -50,6 +53,32 @@ impl Peer {
 /// The raw public key that a certificate certifies.
 pub(crate) fn public_key(der: &[u8]) -> Result<Vec<u8>, PkiError> {
     Ok(parse(der)?.public_key().subject_public_key.data.to_vec())
+}
+
+/// The names and addresses that a certificate is valid for.
+pub(crate) fn names(der: &[u8]) -> Result<Vec<String>, PkiError> {
+    let certificate = parse(der)?;
+    let extension = certificate
+        .subject_alternative_name()
+        .map_err(|error| PkiError::Certificate(error.to_string()))?;
+    let names = extension.map(|extension| extension.value.general_names.as_slice());
+    Ok(names.unwrap_or_default().iter().filter_map(text_of).collect())
+}
+
+fn text_of(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_string()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes)
+                .ok()
+                .map(|bytes| IpAddr::from(bytes).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes)
+                .ok()
+                .map(|bytes| IpAddr::from(bytes).to_string()),
+        },
+        // Certificates of the cluster have no others.
+        _ => None,
+    }
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {

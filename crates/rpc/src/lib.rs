@@ -1,4 +1,5 @@
-//! Connections between members, and from people: TLS 1.3 with certificates of the cluster's authority, HTTP/2, gRPC.
+//! Connections between members, and from people: TLS 1.3 with certificates of the cluster's authority, HTTP/2, gRPC;
+//! HTTP/1.1 besides for clients of the image registry.
 //!
 //! **Invariant:** every connection is encrypted; a caller without a certificate gets in, but [`require`] lets it call nothing
 //! but what joins it to the cluster. **Invariant:** problems become status codes, and back, in [`status`] alone.

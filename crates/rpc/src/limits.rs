@@ -39,6 +39,12 @@ pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// A handshake takes two round trips; a client that takes longer than this holds a slot for nothing.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The head of an HTTP/1.1 request arrives within this time, and the next request on the connection after the last one.
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Largest HTTP/2 frame taken: image layers arrive in pieces of this size rather than of 16 KiB.
+pub(crate) const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 /// Handshakes at once; each costs about 1 ms of processor time, so more would only queue in the kernel's stead.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
 

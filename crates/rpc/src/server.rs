@@ -1,7 +1,10 @@
 //! The listening side: accepts, authenticates, serves, and closes connections in time.
+//!
+//! Members and the command line speak HTTP/2; clients of the image registry may speak HTTP/1.1. Both get the same routes, the
+//! same [`Caller`] and the same end.
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use gantry_env::{Env, System};
 use gantry_pki::Peer;
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,9 +25,11 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 
 use crate::limits::{
-    CLOSING_GRACE, CONNECTION_AGE_MAX, CONNECTION_WINDOW_BYTES, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, KEEPALIVE_INTERVAL,
-    KEEPALIVE_TIMEOUT, REPLACED_GRACE, SHUTDOWN_GRACE, STREAM_WINDOW_BYTES, STREAMS_MAX,
+    CLOSING_GRACE, CONNECTION_AGE_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX,
+    HEADER_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, REPLACED_GRACE, SHUTDOWN_GRACE, STREAM_WINDOW_BYTES,
+    STREAMS_MAX,
 };
+use crate::tls::ALPN_HTTP2;
 use crate::{Caller, Credentials};
 
 /// Pause after a failed accept: it fails for want of file descriptors, which others have to give back first.
@@ -171,21 +176,45 @@ async fn serve_connection(
     retired: impl Future<Output = &'static str>,
 ) {
     let remote = caller.remote;
+    let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
         router.clone().oneshot(request)
     });
-    let mut connection = pin!(builder().serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(stream);
+    if speaks_http2 {
+        let connection = pin!(builder().serve_connection(stream, service));
+        until_retired(remote, connection, http2::Connection::graceful_shutdown, retired).await;
+    } else {
+        let connection = pin!(builder_http1().serve_connection(stream, service));
+        until_retired(remote, connection, http1::Connection::graceful_shutdown, retired).await;
+    }
+}
+
+/// Serves a connection to its end, which is asked for in time when it is retired, and made when it is not.
+async fn until_retired<C: Future<Output = hyper::Result<()>>>(
+    remote: SocketAddr,
+    mut connection: Pin<&mut C>,
+    ask_to_end: impl FnOnce(Pin<&mut C>),
+    retired: impl Future<Output = &'static str>,
+) {
     let reason = tokio::select! {
         outcome = connection.as_mut() => return log_end(remote, outcome),
         reason = retired => reason,
     };
     tracing::debug!(%remote, reason, "closing connection");
-    connection.as_mut().graceful_shutdown();
+    ask_to_end(connection.as_mut());
     match tokio::time::timeout(CLOSING_GRACE, connection).await {
         Ok(outcome) => log_end(remote, outcome),
         Err(_) => tracing::debug!(%remote, reason, "connection cut"),
     }
+}
+
+/// A client that says nothing for a while, between two requests or within the head of one, is not waited for.
+fn builder_http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
 }
 
 fn builder() -> http2::Builder<TokioExecutor> {
@@ -195,6 +224,7 @@ fn builder() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_concurrent_streams(STREAMS_MAX)
+        .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder

@@ -1,4 +1,4 @@
-//! TLS configurations: version 1.3 alone, aws-lc-rs, HTTP/2, no resumption.
+//! TLS configurations: version 1.3 alone, aws-lc-rs, no resumption; HTTP/2, and as a server HTTP/1.1 too, for registry clients.
 //!
 //! Without resumption every connection shows and checks its certificates anew, so a replaced one is noticed at once.
 
@@ -18,7 +18,8 @@ use rustls::{
 use crate::CredentialsError;
 
 const VERSIONS: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
-const ALPN_HTTP2: &[u8] = b"h2";
+pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
@@ -49,7 +50,7 @@ pub(crate) fn server_config(identity: &Identity) -> Result<ServerConfig, Credent
         .with_client_cert_verifier(clients)
         .with_single_cert(chain, private_key_der(&identity.key_pem)?)
         .map_err(unusable)?;
-    config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
+    config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
     config.send_tls13_tickets = 0;
     Ok(config)
 }

@@ -122,15 +122,26 @@ impl State {
     }
 
     fn hold(&mut self, image: &ImageRecord, node: NodeId, changes: &mut Vec<Change>) {
-        let mut record = match self.image(&image.digest) {
-            Some(known) if known.nodes.contains(&node) => return,
-            Some(known) => known.clone(),
-            None => ImageRecord {
-                nodes: BTreeSet::new(),
-                ..image.clone()
-            },
-        };
+        let known = self.image(&image.digest);
+        let mut record = known.cloned().unwrap_or_else(|| ImageRecord {
+            nodes: BTreeSet::new(),
+            keepers: BTreeSet::new(),
+            ..image.clone()
+        });
+        // A node that runs an older version does not say what the manifest holds; what a newer one said stays.
+        if record.manifest.media_type.is_empty() {
+            record.manifest.clone_from(&image.manifest);
+        }
         record.nodes.insert(node);
+        // Whoever says what the manifest holds also says whether it keeps it.
+        if image.keepers.contains(&node) {
+            record.keepers.insert(node);
+        } else if !image.manifest.media_type.is_empty() {
+            record.keepers.remove(&node);
+        }
+        if known == Some(&record) {
+            return;
+        }
         self.store(
             Key::Image(record.digest.clone()),
             Arc::new(Object::Image(record)),
@@ -144,6 +155,7 @@ impl State {
         };
         let mut record = known.clone();
         record.nodes.remove(&node);
+        record.keepers.remove(&node);
         let key = Key::Image(record.digest.clone());
         if record.nodes.is_empty() {
             self.delete(&key, changes);

@@ -1,8 +1,8 @@
 //! Secondary indexes, kept in step with the tables by `apply`, rebuilt when a snapshot is loaded.
 
-use gantry_model::object::Service;
+use gantry_model::object::{ImageRecord, Service};
 use gantry_model::spec::DataKind;
-use gantry_model::{DataId, Name, NodeId, QualifiedName, ReplicaId, ServiceId};
+use gantry_model::{DataId, Digest, Name, NodeId, QualifiedName, ReplicaId, ServiceId};
 use imbl::OrdSet;
 
 use crate::Object;
@@ -20,6 +20,19 @@ pub(crate) struct Indexes {
     replicas_by_service: OrdSet<(ServiceId, ReplicaId)>,
     replicas_by_node: OrdSet<(NodeId, ReplicaId)>,
     data_by_name: OrdSet<(DataName, u32, DataId)>,
+    /// Which manifests name a digest.
+    named_by: OrdSet<(Digest, Naming, Digest)>,
+}
+
+/// How a manifest names a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Naming {
+    /// As its configuration or a layer.
+    Blob,
+    /// As a manifest that it lists.
+    Child,
+    /// As what it says something about.
+    Subject,
 }
 
 impl Indexes {
@@ -42,7 +55,12 @@ impl Indexes {
                 let name = (data.kind, data.namespace.clone(), data.name.clone());
                 self.data_by_name.insert((name, data.version, data.id));
             }
-            Object::Cluster(_) | Object::Revision(_) | Object::Image(_) | Object::Tag(_) | Object::Token(_) => {}
+            Object::Image(image) => {
+                for entry in namings(image) {
+                    self.named_by.insert(entry);
+                }
+            }
+            Object::Cluster(_) | Object::Revision(_) | Object::Tag(_) | Object::Token(_) | Object::Registry(_) => {}
         }
     }
 
@@ -65,8 +83,20 @@ impl Indexes {
                 let name = (data.kind, data.namespace.clone(), data.name.clone());
                 self.data_by_name.remove(&(name, data.version, data.id));
             }
-            Object::Cluster(_) | Object::Revision(_) | Object::Image(_) | Object::Tag(_) | Object::Token(_) => {}
+            Object::Image(image) => {
+                for entry in namings(image) {
+                    self.named_by.remove(&entry);
+                }
+            }
+            Object::Cluster(_) | Object::Revision(_) | Object::Tag(_) | Object::Token(_) | Object::Registry(_) => {}
         }
+    }
+
+    /// Manifests that name a digest so.
+    pub(crate) fn naming(&self, digest: Digest, how: Naming) -> impl Iterator<Item = Digest> + '_ {
+        let (least, greatest) = (Digest::from_bytes([0; 32]), Digest::from_bytes([u8::MAX; 32]));
+        let range = (digest, how, least)..=(digest, how, greatest);
+        self.named_by.range(range).map(|(_, _, manifest)| *manifest)
     }
 
     pub(crate) fn service_named(&self, name: &QualifiedName) -> Option<ServiceId> {
@@ -105,6 +135,18 @@ impl Indexes {
         let range = (key.clone(), 0, DataId(0))..=(key, u32::MAX, DataId(u64::MAX));
         self.data_by_name.range(range).next_back().map(|(_, _, id)| *id)
     }
+}
+
+/// Every digest that the manifest of an image names.
+fn namings(image: &ImageRecord) -> impl Iterator<Item = (Digest, Naming, Digest)> {
+    let manifest = &image.manifest;
+    let blobs = manifest.blobs.iter().map(|blob| (blob.digest, Naming::Blob));
+    let children = manifest.manifests.iter().map(|child| (*child, Naming::Child));
+    let subject = manifest.subject.map(|subject| (subject, Naming::Subject));
+    let named = blobs.chain(children).chain(subject);
+    let own: Option<Digest> = image.digest.parse().ok();
+    own.into_iter()
+        .flat_map(move |own| named.clone().map(move |(digest, how)| (digest, how, own)))
 }
 
 fn name_of(service: &Service) -> QualifiedName {

@@ -14,13 +14,14 @@ mod change;
 mod index;
 mod invariant;
 mod object;
+mod registry;
 mod snapshot;
 mod state;
 mod transaction;
 
 pub use change::Change;
 pub use invariant::Violation;
-pub use object::{Key, Object, Table};
+pub use object::{Key, Object, RegistryKey, RegistryObject, Table};
 pub use snapshot::{SNAPSHOT_FORMAT, SnapshotError};
 pub use state::{EVENTS_KEPT, State, Stored};
 pub use transaction::{NewEvent, Op, Outcome, Precondition, Refusal, Transaction};

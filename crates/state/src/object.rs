@@ -3,9 +3,10 @@
 use std::fmt;
 
 use gantry_model::object::{
-    ClusterRecord, DataRecord, ImageRecord, Node, Replica, RevisionRecord, Service, TagRecord, TokenRecord,
+    ClusterRecord, DataRecord, ImageRecord, Node, RegistryToken, Replica, RepositoryManifest, RevisionRecord, Service,
+    TagRecord, TokenRecord, UploadedBlob,
 };
-use gantry_model::{DataId, NodeId, ReplicaId, ServiceId, TokenId};
+use gantry_model::{DataId, Digest, NodeId, ReplicaId, ServiceId, TokenId};
 use serde::{Deserialize, Serialize};
 
 /// One object of any table.
@@ -29,6 +30,19 @@ pub enum Object {
     Tag(TagRecord),
     /// A join token.
     Token(TokenRecord),
+    /// Something that only the registry knows.
+    Registry(RegistryObject),
+}
+
+/// One object of the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RegistryObject {
+    /// A manifest without a tag.
+    Manifest(RepositoryManifest),
+    /// Content that no manifest may need yet.
+    Blob(UploadedBlob),
+    /// A token.
+    Token(RegistryToken),
 }
 
 /// Names one object.
@@ -51,6 +65,19 @@ pub enum Key {
     /// A tag, by normalised reference.
     Tag(String),
     /// A join token.
+    Token(TokenId),
+    /// Something that only the registry knows.
+    Registry(RegistryKey),
+}
+
+/// Names one object of the registry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RegistryKey {
+    /// A manifest without a tag, by repository and digest.
+    Manifest(String, Digest),
+    /// Uploaded content.
+    Blob(Digest),
+    /// A token.
     Token(TokenId),
 }
 
@@ -75,6 +102,8 @@ pub enum Table {
     Tag,
     /// Join tokens.
     Token,
+    /// What only the registry knows.
+    Registry,
 }
 
 impl Object {
@@ -91,6 +120,29 @@ impl Object {
             Self::Image(image) => Key::Image(image.digest.clone()),
             Self::Tag(tag) => Key::Tag(tag.reference.clone()),
             Self::Token(token) => Key::Token(token.id),
+            Self::Registry(object) => Key::Registry(object.key()),
+        }
+    }
+}
+
+impl RegistryObject {
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> RegistryKey {
+        match self {
+            Self::Manifest(manifest) => RegistryKey::Manifest(manifest.repository.clone(), manifest.digest),
+            Self::Blob(blob) => RegistryKey::Blob(blob.digest),
+            Self::Token(token) => RegistryKey::Token(token.id),
+        }
+    }
+}
+
+impl fmt::Display for RegistryKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Manifest(repository, digest) => write!(formatter, "manifest {repository}@{digest}"),
+            Self::Blob(digest) => write!(formatter, "blob {digest}"),
+            Self::Token(id) => write!(formatter, "registry token {id}"),
         }
     }
 }
@@ -109,6 +161,7 @@ impl Key {
             Self::Image(_) => Table::Image,
             Self::Tag(_) => Table::Tag,
             Self::Token(_) => Table::Token,
+            Self::Registry(_) => Table::Registry,
         }
     }
 }
@@ -125,6 +178,7 @@ impl fmt::Display for Key {
             Self::Image(digest) => write!(formatter, "image {digest}"),
             Self::Tag(reference) => write!(formatter, "tag {reference}"),
             Self::Token(id) => write!(formatter, "token {id}"),
+            Self::Registry(key) => key.fmt(formatter),
         }
     }
 }

@@ -8,11 +8,11 @@ use gantry_model::object::{
     ClusterRecord, DataRecord, ImageRecord, Node, Replica, RevisionRecord, Service, TagRecord, TokenRecord,
 };
 use gantry_model::spec::DataKind;
-use gantry_model::{DataId, Name, NodeId, QualifiedName, ReplicaId, ServiceId, TokenId};
+use gantry_model::{DataId, Digest, Name, NodeId, QualifiedName, ReplicaId, ServiceId, TokenId};
 use imbl::{OrdMap, Vector};
 
 use crate::index::Indexes;
-use crate::{Key, Object, Table};
+use crate::{Key, Object, RegistryKey, Table};
 
 /// Events kept; older ones are dropped. 10,000 of about 200 bytes are 2 MB, and days of history in a quiet cluster.
 pub const EVENTS_KEPT: usize = 10_000;
@@ -225,5 +225,9 @@ fn key_range(table: Table) -> RangeInclusive<Key> {
         Table::Image => Key::Image(String::new())..=Key::Image(text_max()),
         Table::Tag => Key::Tag(String::new())..=Key::Tag(text_max()),
         Table::Token => Key::Token(TokenId(0))..=Key::Token(TokenId(ID_MAX)),
+        Table::Registry => {
+            let first = RegistryKey::Manifest(String::new(), Digest::from_bytes([0; 32]));
+            Key::Registry(first)..=Key::Registry(RegistryKey::Token(TokenId(ID_MAX)))
+        }
     }
 }

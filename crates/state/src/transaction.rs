@@ -88,7 +88,7 @@ pub enum Op {
     },
     /// A node holds all of an image; the record is made when it is the first.
     Hold {
-        /// The image; the nodes it names are ignored.
+        /// The image; of the nodes it names, only whether `node` is among its keepers counts.
         image: Box<ImageRecord>,
         /// Who holds it.
         node: NodeId,

@@ -40,6 +40,7 @@ const LAYERS: &[(&str, &str, u8)] = &[
     ("crates/oci", "gantry-oci", 3),
     ("crates/image", "gantry-image", 3),
     ("crates/distribution", "gantry-distribution", 3),
+    ("crates/registry", "gantry-registry", 2),
     ("crates/build", "gantry-build", 3),
     ("crates/network", "gantry-network", 3),
     ("agent", "gantry-agent", 4),

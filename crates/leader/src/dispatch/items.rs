@@ -82,7 +82,7 @@ pub fn affected(state: &State, node: NodeId, change: &Change) -> BTreeSet<ItemKe
             Object::Data(data) => {
                 keys.insert(ItemKey::Data(data.id));
             }
-            Object::Revision(_) | Object::Image(_) | Object::Tag(_) | Object::Token(_) => {}
+            Object::Revision(_) | Object::Image(_) | Object::Tag(_) | Object::Token(_) | Object::Registry(_) => {}
         }
     }
     if let Key::Replica(_) = change.key

@@ -55,11 +55,19 @@ pub struct ClusterConfig {
     /// How nodes are filled where a service does not say.
     #[serde(default)]
     pub placement: Strategy,
+    /// How many nodes keep each image that has a name; all of them where the cluster has fewer.
+    #[serde(default = "image_copies_default")]
+    pub image_copies: u32,
+}
+
+/// Two: the loss of any one node loses no image.
+const fn image_copies_default() -> u32 {
+    2
 }
 
 impl Default for ClusterConfig {
     /// 10.128.0.0/10 in /24 per node, virtual addresses in 10.96.0.0/12, heartbeat 1 s, lease 5 s, certificates 90 days (as
-    /// in Swarm).
+    /// in Swarm), two copies of each image.
     fn default() -> Self {
         use std::net::Ipv4Addr;
         Self {
@@ -70,6 +78,7 @@ impl Default for ClusterConfig {
             lease: DurationMs::secs(5),
             certificate_lifetime: DurationMs::secs(90 * 24 * 3600),
             placement: Strategy::Binpack,
+            image_copies: image_copies_default(),
         }
     }
 }

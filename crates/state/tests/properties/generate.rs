@@ -7,13 +7,16 @@ use std::sync::Arc;
 use gantry_model::explain::Explanation;
 use gantry_model::net::Ipv4Net;
 use gantry_model::object::{
-    Availability, DataRecord, ImageRecord, Node, NodeFacts, NodeStatus, Replica, RevisionRecord, Role, Service, Slot,
-    TagRecord, TokenRecord,
+    Availability, BlobRef, DataRecord, ImageRecord, ManifestFacts, Node, NodeFacts, NodeStatus, RegistryAction,
+    RegistryToken, Replica, RepositoryManifest, RepositoryPattern, RevisionRecord, Role, Service, Slot, TagRecord,
+    TokenRecord, UploadedBlob,
 };
 use gantry_model::phase::{Desired, Observed, Phase};
 use gantry_model::spec::{ContainerSpec, DataKind, Mode, Placement, RestartPolicy, ServiceSpec, UpdateConfig};
-use gantry_model::{ByteSize, Bytes64, DataId, Name, NodeId, QualifiedName, ReplicaId, ServiceId, Timestamp, TokenId};
-use gantry_state::{Key, NewEvent, Object, Op, Precondition, Transaction};
+use gantry_model::{
+    ByteSize, Bytes64, DataId, Digest, Name, NodeId, QualifiedName, ReplicaId, ServiceId, Timestamp, TokenId,
+};
+use gantry_state::{Key, NewEvent, Object, Op, Precondition, RegistryObject, Transaction};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -65,6 +68,7 @@ pub fn key() -> impl Strategy<Value = Key> {
         id().prop_map(|id| Key::Image(digest(id))),
         id().prop_map(|id| Key::Tag(format!("image:{id}"))),
         id().prop_map(|id| Key::Token(TokenId(id))),
+        (id(), 0..3u8).prop_map(|(id, which)| registry_object(id, which).key()),
     ]
 }
 
@@ -76,17 +80,18 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => data().prop_map(put),
         1 => tag().prop_map(put),
         1 => token().prop_map(put),
+        1 => registry().prop_map(put),
         // Not of revisions: that is for who deletes their service.
         3 => key().prop_filter("a revision", |key| !matches!(key, Key::Revision(..))).prop_map(Op::Delete),
         4 => (id(), id()).prop_map(|(replica, node)| assign(replica, node)),
         3 => (id(), desired()).prop_map(|(id, desired)| desire(id, desired)),
         5 => (id(), observed()).prop_map(|(id, observed)| Op::Observe { replica: ReplicaId(id), observed }),
+        1 => id().prop_map(|id| Op::Admit { replica: ReplicaId(id) }),
         1 => (id(), explanation()).prop_map(|(id, explanation)| Op::Explain { replica: ReplicaId(id), explanation }),
         2 => (image(), id()).prop_map(|(image, node)| Op::Hold { image: Box::new(image), node: NodeId(node) }),
         2 => (id(), id()).prop_map(|(image, node)| Op::Release { digest: digest(image), node: NodeId(node) }),
         1 => Just(Op::Record(NewEvent::new("world", "turned", "again"))),
     ];
-        1 => id().prop_map(|id| Op::Admit { replica: ReplicaId(id) }),
     prop_oneof![20 => single.prop_map(|op| vec![op]), 3 => service()]
 }
 
@@ -104,6 +109,11 @@ fn name() -> impl Strategy<Value = Name> {
 
 fn digest(id: u64) -> String {
     format!("sha256:{id:064x}")
+}
+
+/// The same, as a digest.
+pub fn content(id: u64) -> Digest {
+    digest(id).parse().expect("it is a digest")
 }
 
 fn node() -> impl Strategy<Value = Object> {
@@ -147,6 +157,7 @@ fn replica() -> impl Strategy<Value = Object> {
             created_at: Timestamp(7),
             assigned_at: None,
             desired_since: None,
+            held: false,
         })
     })
 }
@@ -157,7 +168,6 @@ fn assign(replica: u64, node: u64) -> Op {
         replica: ReplicaId(replica),
         node: NodeId(node),
         address: Ipv4Addr::new(10, 0, node as u8, replica as u8),
-            held: false,
         explanation: Some(Explanation {
             summary: "it fits".to_string(),
             ..Explanation::default()
@@ -226,6 +236,17 @@ fn image() -> impl Strategy<Value = ImageRecord> {
         platform: "linux/amd64".to_string(),
         created_at: None,
         nodes: [NodeId(ignored)].into(),
+        keepers: [NodeId(ignored)].into(),
+        manifest: ManifestFacts {
+            media_type: "application/vnd.oci.image.manifest.v1+json".to_string(),
+            blobs: vec![BlobRef {
+                digest: content(id / 2),
+                size: ByteSize(id),
+            }],
+            subject: (id % 3 == 0).then(|| content(id + 1)),
+            manifests: vec![content(id + 2)],
+            ..ManifestFacts::default()
+        },
     })
 }
 
@@ -251,6 +272,35 @@ fn token() -> impl Strategy<Value = Object> {
     })
 }
 
+fn registry() -> impl Strategy<Value = Object> {
+    (id(), 0..3u8).prop_map(|(id, which)| registry_object(id, which))
+}
+
+fn registry_object(id: u64, which: u8) -> Object {
+    Object::Registry(match which {
+        0 => RegistryObject::Manifest(RepositoryManifest {
+            repository: format!("docker.io/library/r{}", id % 2),
+            digest: content(id),
+            pushed_at: Timestamp(id),
+        }),
+        1 => RegistryObject::Blob(UploadedBlob {
+            digest: content(id),
+            size: ByteSize(id),
+            nodes: [NodeId(id)].into(),
+            repositories: [("docker.io/library/r".to_string(), Timestamp(id))].into(),
+        }),
+        _ => RegistryObject::Token(RegistryToken {
+            id: TokenId(id),
+            name: String::new(),
+            secret_sha256: digest(id),
+            actions: [RegistryAction::Pull].into(),
+            repositories: RepositoryPattern("*".to_string()),
+            created_at: Timestamp(id),
+            expires_at: None,
+        }),
+    })
+}
+
 /// A service always comes with the record of its revision.
 fn service() -> impl Strategy<Value = Vec<Op>> {
     (id(), name(), name(), 1..4u32, 0..5u32).prop_map(|(id, namespace, name, number, replicas)| {
@@ -273,6 +323,7 @@ fn service() -> impl Strategy<Value = Vec<Op>> {
             depends_on: BTreeMap::new(),
             labels: BTreeMap::new(),
             restart_generation: 0,
+            ..ServiceSpec::default()
         });
         let revision = RevisionRecord {
             service: ServiceId(id),
@@ -291,12 +342,11 @@ fn service() -> impl Strategy<Value = Vec<Op>> {
             ports: Vec::new(),
             rollout: None,
             deleting: false,
+            owner: None,
+            job: Default::default(),
             created_at: Timestamp(1),
             updated_at: Timestamp(1),
         };
         vec![put(Object::Revision(revision)), put(Object::Service(service))]
     })
 }
-            ..ServiceSpec::default()
-            owner: None,
-            job: Default::default(),

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use gantry_model::object::ImageRecord;
 use gantry_model::spec::DataKind;
-use gantry_model::{Name, NodeId, ServiceId};
+use gantry_model::{Digest, Name, NodeId, ServiceId};
 use gantry_state::{Key, Object, State, Table};
 use proptest::prelude::*;
 
-use crate::generate::{IDS, NAMES};
+use crate::generate::{IDS, NAMES, content};
 
-const TABLES: [Table; 9] = [
+const TABLES: [Table; 10] = [
     Table::Cluster,
     Table::Node,
     Table::Service,
@@ -20,6 +21,7 @@ const TABLES: [Table; 9] = [
     Table::Image,
     Table::Tag,
     Table::Token,
+    Table::Registry,
 ];
 
 /// Everything in a state that is saved.
@@ -68,11 +70,26 @@ pub fn agree_with_naive_lookups(state: &State) -> Result<(), TestCaseError> {
             .filter(|revision| revision.service == ServiceId(number))
             .collect();
         prop_assert_eq!(state.revisions_of(ServiceId(number)).collect::<Vec<_>>(), revisions);
+        by_content(state, content(number))?;
     }
     for name in NAMES {
         prop_assert_eq!(state.node_named(name), state.nodes().find(|node| node.name == name));
         by_namespace(state, &Name::new(name).expect("it is a name"))?;
     }
+    Ok(())
+}
+
+fn by_content(state: &State, digest: Digest) -> Result<(), TestCaseError> {
+    let images = |names: &dyn Fn(&ImageRecord) -> bool| state.images().filter(|image| names(image)).collect::<Vec<_>>();
+    let with_blob = images(&|image| image.manifest.blobs.iter().any(|blob| blob.digest == digest));
+    prop_assert_eq!(state.images_with_blob(digest).collect::<Vec<_>>(), with_blob);
+    let listing = images(&|image| image.manifest.manifests.contains(&digest));
+    prop_assert_eq!(state.indexes_with(digest).collect::<Vec<_>>(), listing);
+    let referring = images(&|image| image.manifest.subject == Some(digest));
+    prop_assert_eq!(state.referrers_of(digest).collect::<Vec<_>>(), referring);
+    let tags: Vec<_> = state.tags().filter(|tag| tag.reference.starts_with("image:")).collect();
+    prop_assert_eq!(state.tags_of("image").collect::<Vec<_>>(), tags);
+    prop_assert_eq!(state.tags_of("imag").count(), 0);
     Ok(())
 }
 

@@ -115,6 +115,7 @@ fn read(sources: &[Source], options: &Options, further: &mut Sources<'_>) -> Opt
         configs: Default::default(),
         secrets: Default::default(),
         secret_sources: Default::default(),
+        service_names: Default::default(),
         used: Default::default(),
     };
     Some(compose::application(&Cursor::root(&root, sink), context, sink))

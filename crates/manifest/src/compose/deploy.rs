@@ -175,6 +175,7 @@ fn rollout(at: &Cursor<'_>, actions: &[(&str, FailureAction)]) -> UpdateConfig {
             .read("max_failure_ratio", permille)
             .unwrap_or(default.max_failure_permille),
         order: at.read("order", |at| choice(at, ORDERS)).unwrap_or(default.order),
+        ..default
     }
 }
 

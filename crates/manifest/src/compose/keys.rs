@@ -387,8 +387,25 @@ pub(crate) const SECRET: &[Key] = &[
     ("template_driver", Refused("templates in secrets are not expanded")),
 ];
 
-/// What Compose has no word for. There is nothing yet, and whoever writes something is told so.
-pub(crate) const X_GANTRY: &[Key] = &[];
+/// `x-gantry` of a service: what Compose has no word for.
+pub(crate) const X_GANTRY: &[Key] = &[("placement", Read), ("reserve", Read)];
+/// `x-gantry` at the top level.
+pub(crate) const X_GANTRY_TOP: &[Key] = &[("placement", Read)];
+pub(crate) const X_GANTRY_TOP_PLACEMENT: &[Key] = &[("strategy", Read)];
+pub(crate) const X_GANTRY_PLACEMENT: &[Key] = &[
+    ("strategy", Read),
+    ("constraints", Read),
+    ("affinities", Read),
+    ("spread", Read),
+    ("neighbours", Read),
+    ("tolerations", Read),
+    ("priority", Read),
+    ("volumes", Read),
+];
+pub(crate) const AFFINITY: &[Key] = &[("constraint", Read), ("weight", Read)];
+pub(crate) const SPREAD: &[Key] = &[("by", Read), ("max_skew", Read)];
+pub(crate) const NEIGHBOUR: &[Key] = &[("service", Read), ("within", Read), ("rule", Read), ("weight", Read)];
+pub(crate) const TOLERATION: &[Key] = &[("key", Read), ("value", Read), ("effect", Read)];
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ mod data;
 mod deploy;
 mod devices;
 mod environment;
+mod extension;
 mod health;
 mod image;
 mod include;
@@ -58,6 +59,8 @@ pub(crate) struct Context<'c> {
     pub namespace: Name,
     pub networks: BTreeMap<Name, NetworkSpec>,
     pub volumes: BTreeMap<Name, VolumeSpec>,
+    /// All services, active or not.
+    pub service_names: BTreeSet<Name>,
     pub configs: BTreeSet<Name>,
     pub secrets: BTreeSet<Name>,
     pub secret_sources: SecretSources,
@@ -109,9 +112,13 @@ pub(crate) type Read = (Application, BTreeMap<Name, ImageSource>);
 /// Reads a whole application; what comes back is only valid when the sink has no errors.
 pub(crate) fn application(root: &Cursor<'_>, mut context: Context<'_>, sink: &crate::diagnostic::Sink) -> Read {
     root.check_keys(keys::TOP);
-    check_extension(root);
+    let strategy = extension::namespace_strategy(root);
     declare(root, &mut context);
     let (mut drafts, inactive) = service::services(root, &context);
+    for draft in &mut drafts {
+        let own = draft.spec.placement.strategy;
+        draft.spec.placement.strategy = own.or(strategy);
+    }
     checks::across_services(&mut drafts, &inactive, sink);
     let configs = data::contents(root, data::Kind::Config, &context);
     let secrets = data::contents(root, data::Kind::Secret, &context);
@@ -146,6 +153,8 @@ fn declare(root: &Cursor<'_>, context: &mut Context<'_>) {
     context.volumes = root.read("volumes", |at| Some(mounts::volumes(at))).unwrap_or_default();
     context.configs = root.read("configs", |at| Some(data::names(at))).unwrap_or_default();
     context.secrets = root.read("secrets", |at| Some(data::names(at))).unwrap_or_default();
+    let names = root.get("services").map(|at| service_names(&at));
+    context.service_names = names.unwrap_or_default();
     let base = &context.options.base_dir;
     let sources = root.read("secrets", |at| Some(build::secret_sources(at, base)));
     context.secret_sources = sources.unwrap_or_default();
@@ -154,16 +163,7 @@ fn declare(root: &Cursor<'_>, context: &mut Context<'_>) {
     }
 }
 
-/// `x-gantry` is ours: unlike other extension fields, what is in it must be known.
-fn check_extension(at: &Cursor<'_>) {
-    let Some(extension) = at.get("x-gantry") else { return };
-    for entry in extension.all_entries() {
-        let known: Vec<_> = keys::X_GANTRY.iter().map(|(name, _)| *name).collect();
-        let help = if known.is_empty() {
-            "this version knows no keys in x-gantry, remove it".to_string()
-        } else {
-            format!("known here: {}", known.join(", "))
-        };
-        entry.error_key(format!("unknown key '{}'", entry.key()), Some(help));
-    }
+fn service_names(at: &Cursor<'_>) -> BTreeSet<Name> {
+    let entries = at.node.entries().iter();
+    entries.filter_map(|entry| Name::new(entry.key.as_str()).ok()).collect()
 }

@@ -6,7 +6,7 @@ use gantry_model::Name;
 use gantry_model::spec::{Dependency, DependencyCondition, PortMode, ServiceSpec, UpdateOrder};
 
 use super::scalar::{boolean, choice, key_name, labels, name, some_text, texts};
-use super::{Context, Draft, check_extension, container, deploy, image, keys, network, ports, resources, restart};
+use super::{Context, Draft, container, deploy, extension, image, keys, network, ports, resources, restart};
 use crate::diagnostic::Site;
 use crate::limits::{PORTS_MAX, SERVICES_MAX};
 use crate::yaml::cursor::Cursor;
@@ -73,7 +73,6 @@ fn is_active(service: &Cursor<'_>, context: &Context<'_>) -> bool {
 
 fn service(at: &Cursor<'_>, name: Name, context: &Context<'_>) -> Draft {
     at.check_keys(keys::SERVICE);
-    check_extension(at);
     if let Some(deploy) = at.get("deploy") {
         deploy.check_keys(keys::DEPLOY);
     }
@@ -83,7 +82,7 @@ fn service(at: &Cursor<'_>, name: Name, context: &Context<'_>) -> Draft {
     let restart = restart::restart(at, mode);
     let has_restart = restart.is_some();
     let from_deploy = |read: fn(&Cursor<'_>) -> _| at.read("deploy", |deploy| Some(read(deploy))).unwrap_or_default();
-    let spec = ServiceSpec {
+    let mut spec = ServiceSpec {
         mode,
         container: container::container(at, &name, context),
         resources: resources::resources(at),
@@ -101,8 +100,9 @@ fn service(at: &Cursor<'_>, name: Name, context: &Context<'_>) -> Draft {
         labels: at
             .read("deploy", |deploy| deploy.read("labels", labels))
             .unwrap_or_default(),
-        restart_generation: 0,
+        ..ServiceSpec::default()
     };
+    extension::extend(at, &name, &mut spec, context);
     check_order(at, &spec);
     Draft {
         image: image::source(at, context),

@@ -91,8 +91,8 @@ fn keys_that_nobody_knows() {
     check(
         "x-gantry: {autoscale: 1}\nservices: {a: {image: x, x-gantry: {y: 1}}}\n",
         &[
-            "error 1:12 x-gantry.autoscale: unknown key 'autoscale' (this version knows no keys in x-gantry, remove it)",
-            "error 2:37 services.a.x-gantry.y: unknown key 'y' (this version knows no keys in x-gantry, remove it)",
+            "error 1:12 x-gantry.autoscale: unknown key 'autoscale' (known here: placement)",
+            "error 2:37 services.a.x-gantry.y: unknown key 'y' (known here: placement, reserve)",
         ],
     );
     field(
@@ -517,7 +517,7 @@ fn deployments_that_cannot_be() {
         ),
         (
             "placement: {preferences: [{spread: rack}]}",
-            "error 3:60 services.a.deploy.placement.preferences[0].spread: 'rack' is not a node attribute: use node.id, node.hostname, node.ip, node.role, node.platform.os, node.platform.arch, node.labels.KEY or engine.labels.KEY",
+            "error 3:60 services.a.deploy.placement.preferences[0].spread: 'rack' is not a node attribute: use node.id, node.hostname, node.ip, node.role, node.platform.os, node.platform.arch, node.kernel, node.labels.KEY or engine.labels.KEY",
         ),
         (
             "update_config: {max_failure_ratio: 1.5}",
@@ -680,4 +680,42 @@ fn diagnostics_are_data_too() {
         "help": "did you mean 'image'?",
     }]);
     assert_eq!(json, expected);
+}
+
+#[test]
+fn placement_rules_that_cannot_be() {
+    let rule = |text: &str, expected: &str| field(&format!("x-gantry: {{placement: {{{text}}}}}"), expected);
+    rule(
+        "strategy: pack",
+        "error 3:49 services.a.x-gantry.placement.strategy: 'pack' is not a strategy: use binpack or spread",
+    );
+    rule(
+        "priority: 1001",
+        "error 3:49 services.a.x-gantry.placement.priority: '1001' is not a whole number from -1000 to 1000",
+    );
+    rule(
+        "neighbours: [{service: nobody, rule: apart}]",
+        "error 3:62 services.a.x-gantry.placement.neighbours[0].service: there is no service 'nobody'",
+    );
+    rule(
+        "neighbours: [{service: a, rule: apart}]",
+        "error 3:62 services.a.x-gantry.placement.neighbours[0].service: a service is no neighbour of itself (use \
+         max_replicas_per_node, or spread with max_skew)",
+    );
+    rule(
+        "affinities: [{constraint: node.labels.a==b}]",
+        "error 3:52 services.a.x-gantry.placement.affinities[0]: 'constraint' and 'weight' are needed",
+    );
+    rule(
+        "spread: [{by: node.labels.zone, max_skew: 0}]",
+        "error 3:81 services.a.x-gantry.placement.spread[0].max_skew: '0' is not a whole number from 1 to 4294967295",
+    );
+    rule(
+        "tolerations: [some]",
+        "error 3:53 services.a.x-gantry.placement.tolerations[0]: 'some' is not known here (use one of: all)",
+    );
+    field(
+        "x-gantry: {reserve: {memory: 5}}",
+        "error 3:37 services.a.x-gantry.reserve.memory: 'memory' is not reserved here (use deploy.resources.reservations)",
+    );
 }

@@ -49,7 +49,7 @@ pub use launch::{Launched, PassedFds, exec_unattended, launch, launch_with, run_
 pub use live::Attached;
 pub use options::{BindDepth, MountOptions};
 pub use paths::{cgroup_mounts, default_device_rules, default_devices};
-pub use prepare::prepare;
+pub use prepare::{lay_out, prepare};
 pub use seccomp::seccomp_plan;
 pub use signal::{number as signal_number, stop_signal};
 pub use unattended::{Progress, Unattended};

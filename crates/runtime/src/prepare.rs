@@ -150,6 +150,26 @@ pub fn prepare(input: &LaunchInput<'_>, layout: &Layout) -> Result<LaunchPlan, L
     })
 }
 
+/// Makes the root of a container that has never been started, as far as its folders and records go: files can be copied into
+/// it and out of it from then on, and its first start finds them. It has no control group and no process.
+///
+/// # Errors
+/// When it runs, the input asks for what does not exist, or the node's disk refuses.
+pub fn lay_out(input: &LaunchInput<'_>, layout: &Layout) -> Result<(), LaunchError> {
+    check(input)?;
+    let namespaces = namespaces::plan(input).map_err(LaunchError::Invalid)?;
+    let root = make_root(input, &namespaces)?;
+    let mounts = mounts::merge(
+        paths::mounts(layout, input.container, input.options.peers),
+        user_mounts(input)?,
+    );
+    write_record(
+        &input.bundle,
+        ROOT_FILE,
+        &RootRecord::of(&root, &mounts, &[], &namespaces),
+    )
+}
+
 fn check(input: &LaunchInput<'_>) -> Result<(), LaunchError> {
     if handle::is_attended(&input.bundle) {
         let reason = format!("the container in {} still runs", input.bundle.display());
@@ -178,15 +198,10 @@ fn user_mounts(input: &LaunchInput<'_>) -> Result<Vec<MountPlan>, LaunchError> {
     Ok(all)
 }
 
+/// As [`make_root`], for a new start: what the last one recorded goes.
 fn make_bundle(input: &LaunchInput<'_>, namespaces: &NamespacesPlan) -> Result<RootPlan, LaunchError> {
     let bundle = &input.bundle;
-    make_folder(bundle, 0o700)?;
-    for name in ["upper", "root", "empty"] {
-        make_folder(&bundle.join(name), 0o755)?;
-    }
-    for name in ["work", "files"] {
-        make_folder(&bundle.join(name), 0o700)?;
-    }
+    let root = make_root(input, namespaces)?;
     for name in [STATE_FILE, EXIT_FILE] {
         let path = bundle.join(name);
         match fs::remove_file(&path) {
@@ -199,6 +214,18 @@ fn make_bundle(input: &LaunchInput<'_>, namespaces: &NamespacesPlan) -> Result<R
             }
             _ => {}
         }
+    }
+    Ok(root)
+}
+
+fn make_root(input: &LaunchInput<'_>, namespaces: &NamespacesPlan) -> Result<RootPlan, LaunchError> {
+    let bundle = &input.bundle;
+    make_folder(bundle, 0o700)?;
+    for name in ["upper", "root", "empty"] {
+        make_folder(&bundle.join(name), 0o755)?;
+    }
+    for name in ["work", "files"] {
+        make_folder(&bundle.join(name), 0o700)?;
     }
     let record = ContainerRecord {
         id: input.id.clone(),

@@ -19,7 +19,7 @@ use crate::output::{Attachment, Output, Progress};
 use crate::plan::{CgroupPlan, HookPlan, HookState};
 use crate::record::{self, EXIT_FILE, ExitRecord, StateRecord};
 use crate::serve::Client;
-use crate::{Failure, serve};
+use crate::{Failure, hooks, serve};
 
 /// How long a reader that is attached may do nothing once the container has ended.
 const DRAIN_WAIT_MS: u16 = 10_000;
@@ -44,6 +44,8 @@ pub(crate) struct Daemon {
     pub(crate) held: Option<Channel>,
     /// Hooks for after the start, and what they are told.
     pub(crate) after_start: (Vec<HookPlan>, HookState),
+    /// Hooks for after the end, and what they are told.
+    pub(crate) after_stop: (Vec<HookPlan>, HookState),
     pub(crate) state: StateRecord,
     pub(crate) oom_kills_before: u64,
     pub(crate) own_pid_namespace: OwnedFd,
@@ -199,6 +201,9 @@ impl Daemon {
         };
         // The socket's file stays: the next shim of this bundle may have put its own there by now.
         record::write_durably(&self.bundle, EXIT_FILE, &exit)?;
+        // Who waits for the end hears of it when the connections go, and may remove the bundle then.
+        let (hooks, told) = &self.after_stop;
+        hooks::run_and_log(hooks, told);
         self.lock = None;
         self.clients.clear();
         self.drain();

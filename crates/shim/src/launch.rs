@@ -170,6 +170,7 @@ fn launch(plan: &LaunchPlan, attendance: &AttendancePlan) -> Result<Daemon, Fail
             plan.hooks.poststart.clone(),
             hooks::state_of(plan, "running", state.pid),
         ),
+        after_stop: (plan.hooks.poststop.clone(), hooks::state_of(plan, "stopped", 0)),
         state,
         oom_kills_before,
         own_pid_namespace,

@@ -4,7 +4,7 @@
 //! until everything is mounted, and enters the namespace last. The namespaces that it should own are made together with it.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use gantry_sys::capability::keep_over_change_of_user;
@@ -132,12 +132,27 @@ impl Holder {
 
     fn map(&self, ranges: &IdRanges) -> Result<(), Failure> {
         for (file, ranges) in [("uid_map", &ranges.uids), ("gid_map", &ranges.gids)] {
-            let path = format!("/proc/{}/{file}", self.pid);
+            let path = format!("/proc/{}/{file}", self.listed_pid()?);
             // One write: the kernel takes a map only once.
             let text: String = ranges.iter().map(|range| range.line()).collect();
             fs::write(&path, text).during("write", &path)?;
         }
         Ok(())
+    }
+
+    /// Its id in the pid namespace that `/proc` lists, which a first process that is about to become a container's still sees
+    /// the node's of, while [`Self::pid`] is an id of its own.
+    fn listed_pid(&self) -> Result<i32, Failure> {
+        let path = format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd());
+        let text = fs::read_to_string(&path).during("read", &path)?;
+        let pid = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        pid.ok_or_else(|| Failure::found("read", path, "it names no process"))
+    }
+
+    fn user_namespace(&self) -> Result<OwnedFd, Failure> {
+        open_namespace(Path::new(&format!("/proc/{}/ns/user", self.listed_pid()?)))
     }
 
     /// Joins what it was started with, but for the user namespace.
@@ -180,7 +195,7 @@ impl Prepared {
             UserNamespacePlan::New(ranges) => {
                 let holder = Holder::start(CloneFlags::CLONE_NEWUSER | new_in_user_namespace(plan))?;
                 holder.map(ranges)?;
-                let namespace = open_namespace(Path::new(&format!("/proc/{}/ns/user", holder.pid)))?;
+                let namespace = holder.user_namespace()?;
                 Ok(Self {
                     user: Some(UserSpace {
                         namespace,
@@ -197,7 +212,7 @@ impl Prepared {
 pub(crate) fn mapping(ranges: &IdRanges) -> Result<OwnedFd, Failure> {
     let holder = Holder::start(CloneFlags::CLONE_NEWUSER)?;
     holder.map(ranges)?;
-    open_namespace(Path::new(&format!("/proc/{}/ns/user", holder.pid)))
+    holder.user_namespace()
 }
 
 fn new_in_user_namespace(plan: &NamespacesPlan) -> CloneFlags {

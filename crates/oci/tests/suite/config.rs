@@ -265,6 +265,23 @@ fn clocks_can_differ() {
 }
 
 #[test]
+fn a_mount_maps_ids_of_its_own() {
+    let Some(lab) = Lab::new() else { return };
+    let shared = lab.path("mapped");
+    fs::create_dir(&shared).expect("folder");
+    fs::write(shared.join("file"), "").expect("file");
+    let mapping = json!([{"containerID": 0, "hostID": 4000, "size": 1000}]);
+    let told = output(&lab, "stat -c '%u %g' /mnt/file", |config| {
+        let mounts = config["mounts"].as_array_mut().expect("a list");
+        mounts.push(
+            json!({"destination": "/mnt", "source": shared, "type": "bind", "options": ["bind"],
+            "uidMappings": mapping, "gidMappings": mapping}),
+        );
+    });
+    assert_eq!(told, "4000 4000\n");
+}
+
+#[test]
 fn a_user_namespace_maps_ids() {
     let Some(lab) = Lab::new() else { return };
     let script = "id -u; cat /proc/self/uid_map; echo x > /data/mine; ls -ln /data/mine; cat /etc/of-root 2>/dev/null || echo shut; \

@@ -164,6 +164,22 @@ fn hooks_run_in_their_order_and_place() {
 }
 
 #[test]
+fn hooks_for_the_end_have_run_when_it_is_heard_of() {
+    if !can_run() {
+        return;
+    }
+    let mut lab = Lab::script("exit 4");
+    let on_node = lab.path("hooks");
+    lab.options.hooks.poststop = vec![hook(&lab, "poststop", &on_node.display().to_string())];
+    let (exit, _) = lab.run();
+    let told = fs::read_to_string(&on_node).expect("the hook has run");
+    assert!(
+        exit.code == 4 && told.starts_with("poststop ") && told.contains(r#""status":"stopped""#),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_hook_that_fails_or_hangs_ends_the_creation() {
     if !can_run() {
         return;

@@ -308,6 +308,36 @@ fn copies_both_ways(handle: &Handle) {
 }
 
 #[test]
+fn files_are_copied_into_and_out_of_a_container_that_was_never_started() {
+    if !can_run() {
+        return;
+    }
+    let lab = Lab::script("cat /tmp/in/file /data/from-image");
+    lab.lay_out().expect("its root");
+    lab.lay_out().expect("again");
+    assert_eq!(lab.open().changes().expect("compares"), []);
+    copies_both_ways(&lab.open());
+    let changed: Vec<PathBuf> = lab
+        .open()
+        .changes()
+        .expect("compares")
+        .into_iter()
+        .map(|change| change.path)
+        .collect();
+    assert!(changed.contains(&PathBuf::from("/tmp/in/file")), "{changed:?}");
+    let groups = lab.cgroup_file("pids/pids.max", "pids.max");
+    assert!(!groups.exists(), "nothing runs, so nothing is limited");
+    assert_eq!(lab.run().1, "contentimage data\n", "it starts with what was copied in");
+    lab.lay_out().expect("one that has ended");
+    let (_, handle) = lab.start();
+    handle.wait_timeout(DEADLINE).expect("waits").expect("ends");
+    lab.open().delete().expect("deletes");
+    lab.lay_out().expect("its root");
+    lab.open().delete().expect("deletes what was never started");
+    assert!(!lab.bundle().exists());
+}
+
+#[test]
 fn files_are_copied_into_and_out_of_a_container_that_runs_or_has_ended() {
     if !can_run() {
         return;

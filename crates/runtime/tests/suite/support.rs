@@ -155,7 +155,16 @@ impl Lab {
     }
 
     pub fn prepare(&self) -> Result<LaunchPlan, LaunchError> {
-        let input = LaunchInput {
+        prepare(&self.input(), &self.layout)
+    }
+
+    /// Only its root.
+    pub fn lay_out(&self) -> Result<(), LaunchError> {
+        gantry_runtime::lay_out(&self.input(), &self.layout)
+    }
+
+    fn input(&self) -> LaunchInput<'_> {
+        LaunchInput {
             id: "replica".to_string(),
             bundle: self.bundle(),
             layers: vec![self.path("layer")],
@@ -170,8 +179,7 @@ impl Lab {
             cgroup_parent: self.parent.clone(),
             log: LogSettings::at(self.path("log")),
             options: self.options.clone(),
-        };
-        prepare(&input, &self.layout)
+        }
     }
 
     /// The first process's plan, as an exec would take it over.

@@ -48,6 +48,7 @@ const LAYERS: &[(&str, &str, u8)] = &[
     ("crates/cli", "gantry-cli", 5),
     ("crates/sim", "gantry-sim", 2),
     ("tests", "gantry-tests", 6),
+    ("tests/fleet", "gantry-fleet", 6),
 ];
 
 /// Findings as `crate: what is wrong`.

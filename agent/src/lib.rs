@@ -263,6 +263,7 @@ impl Agent {
             by_hand: self.by_hand,
             images: self.images,
             registries: self.registries,
+            readers: service::Readers::default(),
             builder: self.builder,
             node: self.introduction.name,
             shutdown: scope.clone(),

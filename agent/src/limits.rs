@@ -40,6 +40,21 @@ pub const PROBE_OUTPUT_MAX: usize = 4096;
 pub const CHUNK_BYTES: usize = 256 * 1024;
 /// A node that holds an image must answer, and go on sending, within so long; then another one is asked.
 pub const BLOB_TIMEOUT: DurationMs = DurationMs(20_000);
+/// Large blobs that a node sends to other nodes at once: so many fill a link, and more would only make each of them slower. A node
+/// that is refused asks another one, or waits until somebody else has got the image.
+pub const BLOB_READERS_MAX: usize = 6;
+/// Blobs up to this size are sent however much is sent already: manifests and configurations.
+pub const BLOB_SMALL_BYTES: u64 = 1 << 20;
+/// Blobs of one image that are fetched side by side.
+pub const FETCHES_MAX: usize = 3;
+/// How often the holders of an image are asked when all of them send as much as they can; with the pauses, some minutes.
+pub const FETCH_ROUNDS_MAX: usize = 400;
+/// Pause between two such rounds; up to twice as much, at random, so that waiting nodes do not come back together.
+pub const FETCH_PAUSE: DurationMs = DurationMs(400);
+/// What arrives from other nodes is safe from collection for so long.
+pub const FETCH_LEASE: DurationMs = DurationMs(3_600_000);
+/// Uploads, and uploaded blobs that no manifest needs, are kept so long.
+pub const UPLOAD_KEPT: DurationMs = DurationMs(24 * 3_600_000);
 /// Longest wait for a server to say which nodes have an image; then its registry is asked.
 pub const LOCATE_TIMEOUT: DurationMs = DurationMs(3_000);
 /// Set aside for the machine itself when the configuration says nothing: the agent and its shims (about 2 MiB each).

@@ -17,8 +17,31 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Where others reach it, `host:port`.
     pub advertise: String,
+    /// Further names and addresses by which registry clients reach it; its certificate is valid for them too.
+    pub names: Vec<String>,
     /// How to join a cluster, needed only the first time.
     pub join: Option<JoinConfig>,
+}
+
+impl ServerConfig {
+    /// Every name and address that its certificate is to be valid for, besides those within the cluster.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<String> {
+        let mut hosts = vec![host_of(&self.advertise)];
+        hosts.extend(self.names.iter().map(|name| name.to_ascii_lowercase()));
+        // What no certificate may have, such as the name of a machine with an underscore, is left out.
+        hosts.retain(|host| gantry_pki::is_host_name(host));
+        hosts.sort();
+        hosts.dedup();
+        hosts
+    }
+}
+
+/// `10.0.0.1` of `10.0.0.1:7600`, `::1` of `[::1]:7600`.
+pub(crate) fn host_of(address: &str) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.to_ascii_lowercase()
 }
 
 /// How to join.

@@ -45,14 +45,14 @@ impl EnrollmentService {
         token.verify(record, self.context.env.now())?;
         let id = self.fresh_id(record.role);
         tracing::info!(role = %record.role, id, name = request.name, token = %token.id, "enrolled");
-        self.sign(cluster, Subject { role: record.role, id }, &request.csr_der)
+        self.sign(cluster, Subject { role: record.role, id }, &[], &request.csr_der)
     }
 
-    /// Certifies the public key of a signing request for a member.
+    /// Certifies the public key of a signing request for a member, and the hosts as which it is reached.
     ///
     /// # Errors
     /// When the member was removed from the cluster, or the request is not usable.
-    pub async fn certify(&self, subject: Subject, csr_der: &[u8]) -> Result<EnrollReply, Problem> {
+    pub async fn certify(&self, subject: Subject, hosts: &[String], csr_der: &[u8]) -> Result<EnrollReply, Problem> {
         let state = self.context.raft.linearizable().await?;
         let cluster = self.context.cluster(&state)?;
         if subject.role == Role::Agent {
@@ -66,7 +66,7 @@ impl EnrollmentService {
                 .remedy("join it again with a token")
             })?;
         }
-        self.sign(cluster, subject, csr_der)
+        self.sign(cluster, subject, hosts, csr_der)
     }
 
     fn fresh_id(&self, role: Role) -> String {
@@ -76,10 +76,17 @@ impl EnrollmentService {
         }
     }
 
-    fn sign(&self, cluster: &ClusterRecord, subject: Subject, csr_der: &[u8]) -> Result<EnrollReply, Problem> {
+    fn sign(
+        &self,
+        cluster: &ClusterRecord,
+        subject: Subject,
+        hosts: &[String],
+        csr_der: &[u8],
+    ) -> Result<EnrollReply, Problem> {
         let authority = Authority::load(&cluster.root)?;
         let validity = Validity::starting(self.context.env.now(), cluster.config.certificate_lifetime);
-        let certificate_pem = authority.sign(csr_der, &subject, validity, self.context.env.as_ref())?;
+        let certificate_pem =
+            authority.sign_for_hosts(csr_der, &subject, hosts, validity, self.context.env.as_ref())?;
         let members = self.context.raft.members();
         Ok(EnrollReply {
             id: subject.id,
@@ -107,7 +114,7 @@ impl Enrollment for EnrollmentService {
             role: peer.role,
             id: peer.id.clone(),
         };
-        self.certify(subject, &request.get_ref().csr_der)
+        self.certify(subject, &[], &request.get_ref().csr_der)
             .await
             .map(Response::new)
             .map_err(|problem| from_problem(&problem))

@@ -15,7 +15,7 @@ use gantry_pki::{Authority, Identity, Subject, Token, Validity};
 use serde::{Deserialize, Serialize};
 
 use crate::api::TOKEN_TTL_DEFAULT;
-use crate::config::InitConfig;
+use crate::config::{InitConfig, host_of};
 
 /// Lifetime of the certificate of the person who initialises a cluster: a year, since it renews only when it is used.
 const ADMIN_LIFETIME: DurationMs = DurationMs::secs(365 * 24 * 3600);
@@ -58,10 +58,12 @@ pub fn init(config: &InitConfig, env: &dyn Env) -> Result<InitReport, Problem> {
     let authority = Authority::generate(&config.name, env)?;
     let now = env.now();
     let lifetime = config.config.certificate_lifetime;
-    let issue =
-        |role, id: String, lifetime| authority.issue(&Subject { role, id }, Validity::starting(now, lifetime), env);
-    let server = issue(Role::Server, env.server_id().to_string(), lifetime)?;
-    let admin = issue(Role::Admin, env.node_id().to_string(), ADMIN_LIFETIME)?;
+    let issue = |role, id: String, hosts: &[String], lifetime| {
+        authority.issue_for_hosts(&Subject { role, id }, hosts, Validity::starting(now, lifetime), env)
+    };
+    let hosts = [host_of(&config.advertise)];
+    let server = issue(Role::Server, env.server_id().to_string(), &hosts, lifetime)?;
+    let admin = issue(Role::Admin, env.node_id().to_string(), &[], ADMIN_LIFETIME)?;
     let digest = server.authority_digest()?;
     let (server_token, server_record) = Token::create(Role::Server, digest, TOKEN_TTL_DEFAULT, env);
     let (agent_token, agent_record) = Token::create(Role::Agent, digest, TOKEN_TTL_DEFAULT, env);

@@ -6,6 +6,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::registry::keep_copies;
 use crate::term::{TermHandle, lead};
 
 /// The term that this server leads.
@@ -57,6 +58,7 @@ fn begin(context: &Arc<Context>, term: u64) -> Leading {
     let handle = Arc::new(handle);
     context.term.store(Some(handle.clone()));
     let controller = tokio::spawn(lead(context.clone(), handle.clone(), reports));
+    tokio::spawn(keep_copies(context.clone(), term, handle.ended.clone()));
     Leading { handle, controller }
 }
 

@@ -15,6 +15,7 @@ mod init;
 mod join;
 mod leadership;
 mod peer;
+mod registry;
 mod renewal;
 mod server;
 mod session;

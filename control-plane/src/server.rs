@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::enrollment::EnrollmentService;
 use crate::init::{forget_bootstrap, identity_dir, read_bootstrap};
 use crate::peer::{FRAME_BYTES_MAX, GrpcTransport, RaftService};
+use crate::registry::Registry;
 use crate::session::SessionService;
 use crate::{join, leadership, renewal};
 
@@ -69,7 +70,10 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
     let renewing = tokio::spawn(renewal::renew_server(
         context.clone(),
         credentials,
-        identity_dir(&config.data_dir),
+        renewal::Own {
+            folder: identity_dir(&config.data_dir),
+            hosts: config.hosts(),
+        },
         stop.clone(),
     ));
     tracing::info!(server = %server, listen = %config.listen, advertise = config.advertise, "server started");
@@ -89,7 +93,7 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
 }
 
 fn routes(context: &Arc<Context>) -> Routes {
-    Routes::new(EnrollmentServer::new(EnrollmentService::new(context.clone())))
+    let services = Routes::new(EnrollmentServer::new(EnrollmentService::new(context.clone())))
         .add_service(ClusterServer::new(ClusterService::new(context.clone())).with_limits())
         .add_service(EngineRelay::new(context.clone()))
         .add_service(NodeAgentRelay::new(context.clone()))
@@ -98,7 +102,9 @@ fn routes(context: &Arc<Context>) -> Routes {
             RaftServer::new(RaftService::new(context.clone()))
                 .max_decoding_message_size(FRAME_BYTES_MAX)
                 .max_encoding_message_size(FRAME_BYTES_MAX),
-        )
+        );
+    let registry = gantry_registry::router(Registry::new(context.clone()));
+    Routes::from(services.into_axum_router().merge(registry))
 }
 
 /// The identity on disk, or a new one by token.

@@ -1,28 +1,29 @@
 //! [`Images`] by the node's store; what it lacks comes from a node that has it.
 
+mod fetch;
+pub(crate) mod kept;
+
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use gantry_api::v1::node_agent_client::NodeAgentClient;
 use gantry_api::v1::session_client::SessionClient;
-use gantry_api::v1::{self, GetBlobRequest, LocateImageReply, LocateImageRequest, RecordImagesRequest};
-use gantry_image::{Descriptor, ImageError, ImageInfo, Store};
+use gantry_api::v1::{self, Document, LocateImageReply, LocateImageRequest, RecordImagesRequest};
+use gantry_image::{ImageError, ImageInfo, ManifestInfo, ManifestKind, Store};
 use gantry_lifecycle::Failure;
+use gantry_model::object::{self, BlobRef, ManifestFacts};
 use gantry_model::spec::ContainerSpec;
-use gantry_model::{Class, Digest, ImageReference, NodeId, Problem};
-use gantry_rpc::{Channels, Remote, Repeat, ServerPool, WithLimits, status};
+use gantry_model::{ByteSize, Class, Digest, ImageReference, NodeId, Problem};
+use gantry_rpc::{Channels, Repeat, ServerPool, WithLimits};
 use tokio::sync::{mpsc, watch};
-use tonic::Streaming;
 
 use super::{Images, ReadyImage, blocking};
-use crate::limits::{BLOB_TIMEOUT, LOCATE_TIMEOUT};
-
-/// Messages of a blob on their way to the disk.
-const CHUNKS_WAITING: usize = 8;
+use crate::limits::LOCATE_TIMEOUT;
+use kept::Kept;
 
 /// Finds the node behind an agent's address.
 pub(crate) type NodeAt = dyn Fn(SocketAddr) -> Option<NodeId> + Send + Sync;
@@ -35,12 +36,17 @@ pub(crate) struct NodeImages {
     channels: Channels,
     node_at: Arc<OnceLock<Box<NodeAt>>>,
     inventory: watch::Sender<Arc<Vec<v1::ImageInfo>>>,
+    kept: Kept,
+    /// What manifests say never changes.
+    facts: Arc<Mutex<BTreeMap<Digest, Document>>>,
 }
 
 impl NodeImages {
     /// Images of the store, and of other nodes that the servers name.
     pub(crate) fn new(store: Arc<Store>, servers: ServerPool, channels: Channels) -> Self {
         let images = Self {
+            kept: Kept::open(&store),
+            facts: Arc::default(),
             store,
             servers,
             channels,
@@ -57,6 +63,11 @@ impl NodeImages {
         let _ = self.node_at.set(node_at);
     }
 
+    /// What this node keeps for the cluster.
+    pub(crate) const fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
     /// The store.
     pub(crate) fn store(&self) -> &Arc<Store> {
         &self.store
@@ -69,7 +80,15 @@ impl NodeImages {
 
     /// Looks again at what the node holds.
     pub(crate) fn refresh(&self) {
-        let images: Vec<_> = self.store.list().iter().map(wire_info).collect();
+        let listed = self.store.list();
+        let mut kept = self.kept.all();
+        for info in &listed {
+            kept.remove(&info.digest);
+        }
+        let others = kept.into_iter().filter_map(|digest| self.describe(digest));
+        let mut images: Vec<_> = listed.iter().map(|info| self.described(wire_info(info))).collect();
+        images.extend(others);
+        self.forget_facts(&images);
         self.inventory.send_if_modified(|held| {
             let changed = **held != images;
             *held = Arc::new(images);
@@ -80,6 +99,7 @@ impl NodeImages {
     /// Tells the cluster of images that came, and of names that mean nothing any more. Without a server it is told by the
     /// inventory of the next session, names left out.
     pub(crate) async fn record(&self, images: Vec<v1::ImageInfo>, untagged: Vec<String>) {
+        let images = images.into_iter().map(|image| self.described(image)).collect();
         let request = RecordImagesRequest { images, untagged };
         let recorded = self.servers.call(Repeat::Harmless, |channel| {
             let request = request.clone();
@@ -88,6 +108,54 @@ impl NodeImages {
         if let Err(problem) = recorded.await {
             tracing::warn!(%problem, "the cluster was not told of images of this node");
         }
+    }
+
+    /// A manifest of any kind as it travels; none when it is not here.
+    pub(crate) fn describe(&self, digest: Digest) -> Option<v1::ImageInfo> {
+        let own = self.store.info(digest).ok().filter(|info| info.digest == digest);
+        let info = match own {
+            Some(info) => wire_info(&info),
+            None => v1::ImageInfo {
+                digest: digest.to_string(),
+                ..v1::ImageInfo::default()
+            },
+        };
+        Some(self.described(info)).filter(|info| info.manifest.is_some())
+    }
+
+    /// Adds what its manifest says, and whether the node keeps it for the cluster.
+    fn described(&self, info: v1::ImageInfo) -> v1::ImageInfo {
+        let Ok(digest) = info.digest.parse::<Digest>() else {
+            return info;
+        };
+        v1::ImageInfo {
+            manifest: self.facts(digest),
+            kept: self.kept.contains(digest),
+            ..info
+        }
+    }
+
+    fn facts(&self, digest: Digest) -> Option<Document> {
+        let known = self.all_facts().get(&digest).cloned();
+        if known.is_some() {
+            return known;
+        }
+        let (info, _) = self.store.manifest(digest).ok()?;
+        let document = gantry_api::encode(gantry_api::kind::MANIFEST_FACTS, &facts_of(info));
+        self.all_facts().insert(digest, document.clone());
+        Some(document)
+    }
+
+    /// Of what is here no more.
+    fn forget_facts(&self, images: &[v1::ImageInfo]) {
+        let held: std::collections::BTreeSet<Digest> =
+            images.iter().filter_map(|image| image.digest.parse().ok()).collect();
+        self.all_facts().retain(|digest, _| held.contains(digest));
+    }
+
+    fn all_facts(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, Document>> {
+        // Single insertions and removals leave it whole.
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ready(&self, container: &ContainerSpec) -> Result<ReadyImage, Failure> {
@@ -127,19 +195,6 @@ impl NodeImages {
         })
     }
 
-    /// Gets the image from the first node that can give all of it.
-    async fn fetch(&self, digest: Digest, reference: &str) -> Result<(), Failure> {
-        let request = LocateImageRequest {
-            digest: digest.to_string(),
-            reference: String::new(),
-        };
-        let located = self
-            .locate(request)
-            .await
-            .map_err(|problem| failure(reference, problem))?;
-        self.fetch_from_any(digest, reference, located.addresses).await
-    }
-
     async fn locate(&self, request: LocateImageRequest) -> Result<LocateImageReply, Problem> {
         let located = self.servers.call(Repeat::Harmless, |channel| {
             let request = request.clone();
@@ -158,109 +213,14 @@ impl NodeImages {
         let located = tokio::time::timeout(LOCATE_TIMEOUT.to_std(), self.locate(request)).await;
         let located = located.ok()?.ok()?;
         let digest: Digest = located.digest.parse().ok()?;
-        let text = reference.to_string();
         let is_here = self.store.info(digest).is_ok();
-        if !is_here && self.fetch_from_any(digest, &text, located.addresses).await.is_err() {
+        if !is_here && self.fetch(digest, &reference.to_string()).await.is_err() {
             return None;
         }
         let (store, named) = (Arc::clone(&self.store), reference.clone());
         blocking(move || store.tag(&named, digest)).await.ok()?;
         self.refresh();
         Some(digest)
-    }
-
-    async fn fetch_from_any(&self, digest: Digest, reference: &str, addresses: Vec<String>) -> Result<(), Failure> {
-        let mut last = Problem::new(
-            Class::NotFound,
-            format!("image {reference}"),
-            "no node that is up has it",
-        )
-        .remedy("bring it in again with `gantry image pull`, `load` or `import`");
-        for address in addresses {
-            match self.fetch_from(digest, &address).await {
-                Ok(()) => {
-                    tracing::info!(image = reference, %digest, from = address, "image fetched");
-                    self.refresh();
-                    return Ok(());
-                }
-                Err(problem) => {
-                    tracing::warn!(%problem, image = reference, "cannot fetch an image from a node");
-                    last = problem;
-                }
-            }
-        }
-        Err(failure(reference, last))
-    }
-
-    async fn fetch_from(&self, digest: Digest, address: &str) -> Result<(), Problem> {
-        let object = format!("node at {address}");
-        let node = address.parse().ok().and_then(|address| self.node_at.get()?(address));
-        let node =
-            node.ok_or_else(|| Problem::new(Class::Unavailable, object, "is not among this node's peers yet"))?;
-        loop {
-            let store = Arc::clone(&self.store);
-            let missing = blocking(move || store.missing(digest)).await.map_err(Problem::from)?;
-            let Some(blob) = missing.into_iter().next() else { break };
-            self.fetch_blob(blob, address, node).await?;
-        }
-        let store = Arc::clone(&self.store);
-        blocking(move || store.commit_image(digest))
-            .await
-            .map(drop)
-            .map_err(Problem::from)
-    }
-
-    /// Resumes where an earlier transfer broke off. What comes is verified before it counts.
-    async fn fetch_blob(&self, blob: Descriptor, address: &str, node: NodeId) -> Result<(), Problem> {
-        let remote = Remote::Agent(node);
-        let whom = remote.object(address);
-        let (store, digest) = (Arc::clone(&self.store), blob.digest);
-        let offset = blocking(move || store.partial_len(digest)).await;
-        let request = GetBlobRequest {
-            digest: digest.to_string(),
-            offset,
-        };
-        let mut client = NodeAgentClient::new(self.channels.channel(address, remote)).with_limits();
-        let opened = tokio::time::timeout(BLOB_TIMEOUT.to_std(), client.get_blob(request)).await;
-        let opened = opened.map_err(|_| Problem::new(Class::Timeout, whom.clone(), "does not answer"))?;
-        let mut stream = opened
-            .map_err(|status| status::to_problem(&status, &whom))?
-            .into_inner();
-        let (chunks, source) = mpsc::channel::<Result<Bytes, io::Error>>(CHUNKS_WAITING);
-        let store = Arc::clone(&self.store);
-        let written = blocking(move || store.resume_blob(&blob, offset, ChunkReader::new(source)));
-        let receive = async move {
-            let received = receive(&mut stream, &chunks, &whom).await;
-            if let Err(problem) = &received {
-                // What came is kept; the reader has to know that it is not all.
-                let _ = chunks.send(Err(io::Error::other(problem.to_string()))).await;
-            }
-            received
-        };
-        let (received, written) = tokio::join!(receive, written);
-        received?;
-        written.map_err(Problem::from)
-    }
-}
-
-/// Passes on chunks until the end of the blob.
-async fn receive(
-    stream: &mut Streaming<v1::Chunk>,
-    chunks: &mpsc::Sender<Result<Bytes, io::Error>>,
-    whom: &str,
-) -> Result<(), Problem> {
-    let silent = || Problem::new(Class::Timeout, whom, "stopped sending");
-    loop {
-        let next = tokio::time::timeout(BLOB_TIMEOUT.to_std(), stream.message())
-            .await
-            .map_err(|_| silent())?;
-        let Some(chunk) = next.map_err(|status| status::to_problem(&status, whom))? else {
-            return Ok(());
-        };
-        // A store that takes no more says why itself.
-        if chunks.send(Ok(chunk.data)).await.is_err() {
-            return Ok(());
-        }
     }
 }
 
@@ -280,7 +240,29 @@ fn failure(reference: &str, problem: Problem) -> Failure {
     Failure { reason, retryable }
 }
 
-/// An image as it travels.
+fn facts_of(info: ManifestInfo) -> ManifestFacts {
+    let blobs = info.blobs().into_iter().map(|blob| BlobRef {
+        digest: blob.digest,
+        size: ByteSize(blob.size.unwrap_or(0)),
+    });
+    let text = |(key, value): (String, serde_json::Value)| Some((key, value.as_str()?.to_string()));
+    ManifestFacts {
+        size: ByteSize(info.size),
+        kind: match info.kind {
+            ManifestKind::Image => object::ManifestKind::Image,
+            ManifestKind::Index => object::ManifestKind::Index,
+            ManifestKind::Artifact => object::ManifestKind::Artifact,
+        },
+        blobs: blobs.collect(),
+        manifests: info.manifests.iter().map(|child| child.digest).collect(),
+        subject: info.subject.map(|subject| subject.digest),
+        artifact_type: info.artifact_type,
+        annotations: info.annotations.into_iter().filter_map(text).collect(),
+        media_type: info.media_type,
+    }
+}
+
+/// An image as it travels, without what its manifest says.
 pub(crate) fn wire_info(info: &ImageInfo) -> v1::ImageInfo {
     v1::ImageInfo {
         digest: info.digest.to_string(),
@@ -289,6 +271,8 @@ pub(crate) fn wire_info(info: &ImageInfo) -> v1::ImageInfo {
         platform: info.platform.clone(),
         created_at_ms: info.created_at.map_or(0, |at| at.0),
         references: info.references.iter().map(ToString::to_string).collect(),
+        manifest: None,
+        kept: false,
     }
 }
 

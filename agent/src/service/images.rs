@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gantry_api::v1::import_image_start::Format as ImportFormat;
 use gantry_api::v1::{
-    Chunk, ExportImageRequest, GetBlobRequest, ImportImageChunk, ImportImageReply, ImportImageStart, ImportedImage,
-    RemoveImageReply, RemoveImageRequest, import_image_chunk,
+    Chunk, ExportImageRequest, ImportImageChunk, ImportImageReply, ImportImageStart, RemoveImageReply,
+    RemoveImageRequest, import_image_chunk,
 };
 use gantry_image::{Format, ImageInfo, ImportOptions, Store};
 use gantry_lifecycle::State;
@@ -61,25 +61,7 @@ impl From<WireOptions> for ImportOptions {
     }
 }
 
-/// A blob, from an offset on.
-pub(super) async fn get_blob(service: &NodeService, request: &GetBlobRequest) -> Result<Answers<Chunk>, Problem> {
-    let digest = digest(&request.digest)?;
-    let (store, offset) = (Arc::clone(service.images.store()), request.offset);
-    let file = blocking(move || store.open_blob(digest)).await.map_err(Problem::from)?;
-    Ok(send_bytes(move |sink| {
-        use std::io::Seek;
-        let mut file = file;
-        file.seek(io::SeekFrom::Start(offset)).map_err(|error| broken(&error))?;
-        io::copy(&mut file, sink).map(drop).map_err(|error| broken(&error))
-    }))
-}
-
-fn digest(text: &str) -> Result<Digest, Problem> {
-    text.parse()
-        .map_err(|error| Problem::new(Class::Invalid, "digest", format!("{error}")))
-}
-
-fn broken(error: &io::Error) -> Problem {
+pub(super) fn broken(error: &io::Error) -> Problem {
     Problem::new(Class::Internal, "blob", format!("cannot be read: {error}"))
 }
 
@@ -169,7 +151,7 @@ pub(super) async fn import(
     let images = taken?;
     service.images.refresh();
     Ok(ImportImageReply {
-        images: images.iter().map(imported).collect(),
+        images: images.iter().map(wire_info).collect(),
         node: service.node.clone(),
     })
 }
@@ -222,18 +204,6 @@ fn options(json: &[u8]) -> Result<ImportOptions, Problem> {
     let options: WireOptions = serde_json::from_slice(json)
         .map_err(|error| Problem::new(Class::Invalid, "import options", error.to_string()))?;
     Ok(options.into())
-}
-
-pub(super) fn imported(info: &ImageInfo) -> ImportedImage {
-    let info = wire_info(info);
-    ImportedImage {
-        digest: info.digest,
-        config_digest: info.config_digest,
-        references: info.references,
-        size_bytes: info.size_bytes,
-        platform: info.platform,
-        created_at_ms: info.created_at_ms,
-    }
 }
 
 /// Removes an image, but never one that a replica of this node may still need.

@@ -3,6 +3,7 @@
 //!
 //! **Invariant:** every call names the roles that may make it; servers speak for people, who were checked there.
 
+mod blobs;
 pub(crate) mod build;
 pub(crate) mod engine;
 mod exec;
@@ -16,8 +17,9 @@ use std::sync::Arc;
 
 use gantry_api::v1::node_agent_server::NodeAgent;
 use gantry_api::v1::{
-    Chunk, ExecInput, ExecOutput, ExportImageRequest, GetBlobRequest, ImportImageChunk, ImportImageReply, LogRecord,
-    LogsRequest, RemoveImageReply, RemoveImageRequest,
+    Chunk, Empty, ExecInput, ExecOutput, ExportImageRequest, GetBlobRequest, ImageInfo, ImportImageChunk,
+    ImportImageReply, KeepBlobRequest, KeepImageRequest, LogRecord, LogsRequest, PutManifestRequest, RemoveImageReply,
+    RemoveImageRequest, UploadPiece, UploadReply, UploadRequest,
 };
 use gantry_model::object::Role;
 use gantry_model::spec::Resources;
@@ -36,6 +38,7 @@ use crate::drivers::images::NodeImages;
 use crate::engine::{Engine, Entry};
 use crate::limits::{COLLECT_INTERVAL, DATAPATH_HEAL_INTERVAL};
 use crate::shared::Shared;
+pub(crate) use blobs::Readers;
 use registry::Registries;
 
 /// Messages of one stream that wait for the network.
@@ -56,6 +59,8 @@ pub(crate) struct NodeService {
     pub(crate) by_hand: Containers,
     pub(crate) images: NodeImages,
     pub(crate) registries: Registries,
+    /// Blobs that are sent to others.
+    pub(crate) readers: Readers,
     /// Builds images.
     pub(crate) builder: Arc<gantry_build::Builder>,
     /// Name of the node.
@@ -146,6 +151,9 @@ pub(crate) async fn tend(service: &NodeService, shutdown: &CancellationToken) {
             if let Err(problem) = engine::images::collect(service).await {
                 tracing::warn!(%problem, "disk space could not be freed");
             }
+            if let Err(problem) = blobs::expire_uploads(service).await {
+                tracing::warn!(%problem, "abandoned uploads could not be dropped");
+            }
         }
         let next = service.shared.clock.sleep_until(Some(heal_at.min(collect_at)));
         if shutdown.run_until_cancelled(next).await.is_none() {
@@ -176,6 +184,10 @@ fn allow<T>(request: &Request<T>, roles: &[Role]) -> Result<(), Status> {
     require(request, roles).map(drop)
 }
 
+fn answer<T>(outcome: Result<T, Problem>) -> Result<Response<T>, Status> {
+    outcome.map(Response::new).map_err(|problem| from_problem(&problem))
+}
+
 #[tonic::async_trait]
 impl NodeAgent for NodeService {
     type LogsStream = Answers<LogRecord>;
@@ -197,7 +209,7 @@ impl NodeAgent for NodeService {
 
     async fn get_blob(&self, request: Request<GetBlobRequest>) -> Result<Response<Self::GetBlobStream>, Status> {
         allow(&request, &[Role::Agent, Role::Server])?;
-        let stream = images::get_blob(self, request.get_ref()).await;
+        let stream = blobs::get(self, &request).await;
         stream.map(Response::new).map_err(|problem| from_problem(&problem))
     }
 
@@ -223,5 +235,45 @@ impl NodeAgent for NodeService {
         allow(&request, &[Role::Server])?;
         let reply = images::remove(self, request.into_inner()).await;
         reply.map(Response::new).map_err(|problem| from_problem(&problem))
+    }
+
+    async fn begin_upload(&self, request: Request<Empty>) -> Result<Response<UploadReply>, Status> {
+        allow(&request, &[Role::Server])?;
+        answer(blobs::begin(self).await)
+    }
+
+    async fn write_upload(&self, request: Request<Streaming<UploadPiece>>) -> Result<Response<UploadReply>, Status> {
+        allow(&request, &[Role::Server])?;
+        answer(blobs::write(self, request.into_inner()).await)
+    }
+
+    async fn upload_status(&self, request: Request<UploadRequest>) -> Result<Response<UploadReply>, Status> {
+        allow(&request, &[Role::Server])?;
+        answer(blobs::status(self, request.get_ref()).await)
+    }
+
+    async fn cancel_upload(&self, request: Request<UploadRequest>) -> Result<Response<Empty>, Status> {
+        allow(&request, &[Role::Server])?;
+        answer(blobs::cancel(self, request.get_ref()).await.map(|()| Empty {}))
+    }
+
+    async fn keep_blob(&self, request: Request<KeepBlobRequest>) -> Result<Response<UploadReply>, Status> {
+        allow(&request, &[Role::Server])?;
+        answer(blobs::keep_blob(self, request.get_ref()).await)
+    }
+
+    async fn put_manifest(&self, request: Request<PutManifestRequest>) -> Result<Response<ImageInfo>, Status> {
+        allow(&request, &[Role::Server])?;
+        answer(blobs::put_manifest(self, request.into_inner()).await)
+    }
+
+    async fn keep_image(&self, request: Request<KeepImageRequest>) -> Result<Response<ImageInfo>, Status> {
+        allow(&request, &[Role::Server])?;
+        answer(blobs::keep_image(self, request.get_ref()).await)
+    }
+
+    async fn drop_image(&self, request: Request<KeepImageRequest>) -> Result<Response<Empty>, Status> {
+        allow(&request, &[Role::Server])?;
+        answer(blobs::drop_image(self, request.get_ref()).await.map(|()| Empty {}))
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gantry_api::v1::{ImportImageReply, ImportedImage, PullImageRequest, PushImageRequest, TransferProgress};
+use gantry_api::v1::{ImportImageReply, PullImageRequest, PushImageRequest, TransferProgress};
 use gantry_distribution::{
     Client, Keychain, Options, Platforms, Progress, PullRequest, PushRequest, Step, parse_platform,
 };
@@ -262,22 +262,10 @@ fn finished(images: &[ImageInfo], node: String) -> TransferProgress {
     TransferProgress {
         phase: "done".to_string(),
         result: Some(ImportImageReply {
-            images: images.iter().map(imported).collect(),
+            images: images.iter().map(wire_info).collect(),
             node,
         }),
         ..TransferProgress::default()
-    }
-}
-
-fn imported(image: &ImageInfo) -> ImportedImage {
-    let info = wire_info(image);
-    ImportedImage {
-        digest: info.digest,
-        config_digest: info.config_digest,
-        references: info.references,
-        size_bytes: info.size_bytes,
-        platform: info.platform,
-        created_at_ms: info.created_at_ms,
     }
 }
 

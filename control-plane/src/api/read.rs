@@ -24,6 +24,7 @@ pub const KINDS: &[&str] = &[
     "config",
     "secret",
     "token",
+    "registry_token",
     "event",
     "cluster",
 ];
@@ -60,6 +61,14 @@ pub fn documents(state: &State, filter: &Filter<'_>) -> Result<Vec<Document>, Pr
         "token" => all(
             "token",
             state.tokens().map(|token| {
+                let mut token = token.clone();
+                token.secret_sha256.clear();
+                token
+            }),
+        ),
+        "registry_token" => all(
+            "registry_token",
+            state.registry_tokens().map(|token| {
                 let mut token = token.clone();
                 token.secret_sha256.clear();
                 token
@@ -102,7 +111,8 @@ pub fn document_of(object: &Object, namespace: &str) -> Option<Document> {
         Object::Revision(revision) => Some(encode("revision", revision)),
         Object::Image(image) => Some(encode("image", image)),
         Object::Tag(tag) => Some(encode("tag", tag)),
-        Object::Cluster(_) | Object::Data(_) | Object::Token(_) | Object::Service(_) | Object::Replica(_) => None,
+        Object::Cluster(_) | Object::Data(_) | Object::Token(_) | Object::Registry(_) => None,
+        Object::Service(_) | Object::Replica(_) => None,
     }
 }
 

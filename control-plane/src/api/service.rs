@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use gantry_api::v1::cluster_server::Cluster;
 use gantry_api::v1::{
-    ApplyReply, ApplyRequest, ChangeServerRequest, Chunk, ClusterStatusReply, CreateTokenReply, CreateTokenRequest,
-    DeleteRequest, Document, Documents, Empty, ExecInput, ExecOutput, ExplainReply, ExplainRequest, ExportImageRequest,
-    ImportImageChunk, ImportImageReply, LogRecord, LogsRequest, PlanReply, ReadRequest, RemoveImageReply,
-    RemoveImageRequest, RemoveNodeRequest, RevokeTokensReply, RevokeTokensRequest, RollbackServiceRequest,
-    ScaleServiceRequest, ServiceReply, ServiceRequest, UpdateNodeRequest, UpdateServiceRequest, WatchReply,
-    WatchRequest,
+    ApplyReply, ApplyRequest, ChangeServerRequest, Chunk, ClusterStatusReply, CreateRegistryTokenRequest,
+    CreateTokenReply, CreateTokenRequest, DeleteRequest, Document, Documents, Empty, ExecInput, ExecOutput,
+    ExplainReply, ExplainRequest, ExportImageRequest, ImportImageChunk, ImportImageReply, LogRecord, LogsRequest,
+    PlanReply, ReadRequest, RemoveImageReply, RemoveImageRequest, RemoveNodeRequest, RevokeTokensReply,
+    RevokeTokensRequest, RollbackServiceRequest, ScaleServiceRequest, ServiceReply, ServiceRequest, UpdateNodeRequest,
+    UpdateServiceRequest, WatchReply, WatchRequest,
 };
 use gantry_model::object::Role;
 use gantry_model::spec::{Application, UpdateConfig};
@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::proxy::Answers;
 use super::{explain, find, members, nodes, plan, proxy, read, tokens, watch, wire};
 use crate::context::Context;
+use crate::registry::own_name;
 use gantry_leader::admission::{self, Decision, ServiceEdit};
 
 /// Who may use the API: people, and servers on behalf of people.
@@ -40,6 +41,17 @@ impl ClusterService {
     #[must_use]
     pub const fn new(context: Arc<Context>) -> Self {
         Self { context }
+    }
+
+    /// What is to be applied; an image of the cluster's own registry is one of the cluster.
+    fn application(&self, request: &ApplyRequest) -> Result<Application, Problem> {
+        let mut application = application(request)?;
+        for service in application.services.values_mut() {
+            if let Some(meant) = own_name(&self.context, &service.container.image) {
+                service.container.image = meant;
+            }
+        }
+        Ok(application)
     }
 
     /// Decides about one service, commits, and answers with the service as it is then.
@@ -154,7 +166,7 @@ impl Cluster for ClusterService {
     async fn apply(&self, request: Request<ApplyRequest>) -> Answer<ApplyReply> {
         require(&request, CALLERS)?;
         let request = request.into_inner();
-        let application = application(&request).map_err(to_status)?;
+        let application = self.application(&request).map_err(to_status)?;
         let env = self.context.env.as_ref();
         let committed = self
             .context
@@ -171,7 +183,7 @@ impl Cluster for ClusterService {
     async fn plan(&self, request: Request<ApplyRequest>) -> Answer<PlanReply> {
         require(&request, CALLERS)?;
         let request = request.into_inner();
-        let application = application(&request).map_err(to_status)?;
+        let application = self.application(&request).map_err(to_status)?;
         let env = self.context.env.as_ref();
         let state = self
             .context
@@ -216,7 +228,12 @@ impl Cluster for ClusterService {
     async fn update_service(&self, request: Request<UpdateServiceRequest>) -> Answer<ServiceReply> {
         require(&request, CALLERS)?;
         let request = request.into_inner();
-        let edit = edit(&request).map_err(to_status)?;
+        let mut edit = edit(&request).map_err(to_status)?;
+        if let Some(image) = &mut edit.image
+            && let Some(meant) = own_name(&self.context, image)
+        {
+            *image = meant;
+        }
         let env = self.context.env.clone();
         self.change_service(&request.namespace, &request.service, |state, service| {
             admission::edit_service(state, env.as_ref(), service, &edit)
@@ -306,6 +323,22 @@ impl Cluster for ClusterService {
     async fn revoke_tokens(&self, request: Request<RevokeTokensRequest>) -> Answer<RevokeTokensReply> {
         require(&request, CALLERS)?;
         let revoked = tokens::revoke(&self.context, &request.into_inner())
+            .await
+            .map_err(to_status)?;
+        Ok(Response::new(RevokeTokensReply { revoked }))
+    }
+
+    async fn create_registry_token(&self, request: Request<CreateRegistryTokenRequest>) -> Answer<CreateTokenReply> {
+        require(&request, CALLERS)?;
+        tokens::create_for_registry(&self.context, &request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(to_status)
+    }
+
+    async fn revoke_registry_token(&self, request: Request<RevokeTokensRequest>) -> Answer<RevokeTokensReply> {
+        require(&request, CALLERS)?;
+        let revoked = tokens::revoke_of_registry(&self.context, &request.into_inner().id)
             .await
             .map_err(to_status)?;
         Ok(Response::new(RevokeTokensReply { revoked }))

@@ -18,8 +18,8 @@ use gantry_env::FreshIds;
 use gantry_leader::admission::Decision;
 use gantry_leader::dispatch::Increment;
 use gantry_leader::{Introduction, Told, register};
-use gantry_model::object::{NodeStatus, Role};
-use gantry_model::{Class, NodeId, Problem, SessionId};
+use gantry_model::object::Role;
+use gantry_model::{Class, ImageReference, NodeId, Problem, SessionId};
 use gantry_raft::{ChangeFeed, FeedError, Update};
 use gantry_rpc::require;
 use gantry_rpc::status::{from_problem, not_leader, to_problem};
@@ -30,6 +30,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::record;
 use crate::context::Context;
+use crate::registry::{by_load, holder, holders, own_name};
 use crate::term::TermHandle;
 
 /// Messages waiting for one agent; the session's task waits when it is full, and changes then coalesce.
@@ -110,20 +111,22 @@ impl Session for SessionService {
         let asking = agent_id(&request)?;
         let state = self.context.raft.state();
         let LocateImageRequest { digest, reference } = request.into_inner();
+        let reference = own_name(&self.context, &reference)
+            .and_then(|meant| meant.parse().ok())
+            .map_or(reference, |meant: ImageReference| meant.to_string());
         let digest = match digest.is_empty() {
             true => state.tag(&reference).map(|tag| tag.digest.clone()).unwrap_or_default(),
             false => digest,
         };
-        let holders = state.image(&digest).map(|image| &image.nodes);
-        let ready =
-            |id: &&NodeId| **id != asking && state.node(**id).is_some_and(|node| node.status == NodeStatus::Ready);
-        let addresses = holders
-            .into_iter()
-            .flatten()
-            .filter(ready)
-            .filter_map(|id| state.node(*id).map(|node| node.address.clone()))
-            .collect();
-        Ok(Response::new(LocateImageReply { addresses, digest }))
+        let nodes = digest.parse().map(|digest| holders(&state, digest)).unwrap_or_default();
+        let others = nodes.into_iter().filter(|node| node.id != asking);
+        // Each asker gets another order, so that many of them spread over those that have it.
+        let others = by_load(others, &asking.to_string());
+        Ok(Response::new(LocateImageReply {
+            addresses: others.iter().map(|node| node.address.clone()).collect(),
+            holders: others.into_iter().map(holder).collect(),
+            digest,
+        }))
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use gantry_api::v1::{ImageInfo, Inventory, Statuses};
+use gantry_api::v1::{Inventory, Statuses};
 use gantry_leader::{Report, report};
-use gantry_model::object::{ImageRecord, TagRecord};
+use gantry_model::object::TagRecord;
 use gantry_model::phase::Observed;
-use gantry_model::{ByteSize, NodeId, ReplicaId, Timestamp};
+use gantry_model::{NodeId, ReplicaId, Timestamp};
 use gantry_state::{Object, Op, State};
+
+use crate::api::record::record_of;
 
 /// Statuses of the node's replicas; what is malformed or not the node's own is left out and logged.
 #[must_use]
@@ -51,12 +53,15 @@ pub fn inventory(state: &State, node: NodeId, inventory: &Inventory, now: Timest
         })
         .collect();
     for image in &inventory.images {
-        if state
-            .image(&image.digest)
-            .is_none_or(|known| !known.nodes.contains(&node))
-        {
+        let record = record_of(image, Some(node));
+        let is_news = state.image(&image.digest).is_none_or(|known| {
+            !known.nodes.contains(&node)
+                || known.keepers.contains(&node) != image.kept
+                || (known.manifest.media_type.is_empty() && !record.manifest.media_type.is_empty())
+        });
+        if is_news {
             ops.push(Op::Hold {
-                image: Box::new(record(image)),
+                image: Box::new(record),
                 node,
             });
         }
@@ -75,15 +80,4 @@ pub fn inventory(state: &State, node: NodeId, inventory: &Inventory, now: Timest
         }));
     }
     ops
-}
-
-fn record(image: &ImageInfo) -> ImageRecord {
-    ImageRecord {
-        digest: image.digest.clone(),
-        config_digest: image.config_digest.clone(),
-        size: ByteSize(image.size_bytes),
-        platform: image.platform.clone(),
-        created_at: (image.created_at_ms > 0).then_some(Timestamp(image.created_at_ms)),
-        nodes: BTreeSet::new(),
-    }
 }

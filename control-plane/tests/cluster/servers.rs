@@ -56,6 +56,7 @@ impl Server {
     pub fn start(&mut self, join: Option<JoinConfig>) {
         let shutdown = CancellationToken::new();
         let config = ServerConfig {
+            names: Vec::new(),
             data_dir: self.folder.path().to_path_buf(),
             listen: self.address,
             advertise: self.address.to_string(),

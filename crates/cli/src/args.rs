@@ -102,6 +102,9 @@ pub enum Command {
     /// Look after images
     #[command(subcommand)]
     Image(commands::image::Command),
+    /// Let other programs use the cluster's registry
+    #[command(subcommand)]
+    Registry(commands::registry::Command),
     /// Keep credentials for a registry
     Login(commands::login::LoginArgs),
     /// Forget credentials for a registry

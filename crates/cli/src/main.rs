@@ -72,6 +72,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Explain(args) => commands::explain::run(global, &args).await,
         Command::Build(args) => commands::build::run(global, *args).await,
         Command::Image(command) => commands::image::run(global, command).await,
+        Command::Registry(command) => commands::registry::run(global, command).await,
         Command::Server(args) => commands::server::run(args).await,
         Command::Agent(args) => commands::agent::run(args).await,
         Command::Dev(args) => commands::dev::run(global, args).await,

@@ -13,7 +13,6 @@ use gantry_model::container::ContainerStatus;
 use gantry_model::{Class, Digest, DurationMs, ImageReference, Problem, Timestamp};
 
 use super::super::NodeService;
-use super::super::images::imported;
 use super::changes;
 use crate::drivers::images::wire_info;
 use crate::drivers::{Runtime, blocking};
@@ -64,7 +63,7 @@ pub(super) async fn commit(
     service.images.refresh();
     service.images.record(vec![wire_info(&info)], Vec::new()).await;
     Ok(ImportImageReply {
-        images: vec![imported(&info)],
+        images: vec![wire_info(&info)],
         node: service.node.clone(),
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gantry_api::kind;
 use gantry_api::v1::{
-    self as v1, Document, Documents, Empty, PruneImagesReply, PruneImagesRequest, PullImageRequest, TagImageRequest,
+    Document, Documents, Empty, PruneImagesReply, PruneImagesRequest, PullImageRequest, TagImageRequest,
     TransferProgress,
 };
 use gantry_image::{GcPolicy, ImageInfo, PruneOptions, Selector, Store};
@@ -62,7 +62,7 @@ pub(super) fn pull(service: &NodeService, request: PullImageRequest) -> Result<A
                 result: Some(result), ..
             }) = &step
             {
-                let came = result.images.iter().map(recorded).collect();
+                let came = result.images.clone();
                 images.record(came, Vec::new()).await;
             }
             // Dropping the steps ends the transfer.
@@ -72,17 +72,6 @@ pub(super) fn pull(service: &NodeService, request: PullImageRequest) -> Result<A
         }
     });
     Ok(ReceiverStream::new(answers))
-}
-
-fn recorded(image: &v1::ImportedImage) -> v1::ImageInfo {
-    v1::ImageInfo {
-        digest: image.digest.clone(),
-        config_digest: image.config_digest.clone(),
-        size_bytes: image.size_bytes,
-        platform: image.platform.clone(),
-        created_at_ms: image.created_at_ms,
-        references: image.references.clone(),
-    }
 }
 
 pub(super) async fn list(service: &NodeService) -> Result<Documents, Problem> {

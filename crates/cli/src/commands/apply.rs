@@ -61,8 +61,9 @@ pub struct DeleteArgs {
 
 /// Applies the manifest.
 pub async fn apply(global: &Global, args: &ApplyArgs) -> Outcome {
-    let Manifest { application, images } = manifest::read(global, &args.manifest)?;
+    let Manifest { mut application, images } = manifest::read(global, &args.manifest)?;
     let client = Client::open(global).await?;
+    supply::name_as_cluster(&client, &mut application).await?;
     let known = supply::known(&client).await?;
     let steps = supply::plan(&application, &images, &known, args.supply)?;
     supply::run(global, &client, steps).await?;
@@ -90,8 +91,9 @@ pub async fn apply(global: &Global, args: &ApplyArgs) -> Outcome {
 
 /// Shows what applying the manifest would do.
 pub async fn plan(global: &Global, args: &PlanArgs) -> Outcome {
-    let Manifest { application, images } = manifest::read(global, &args.manifest)?;
+    let Manifest { mut application, images } = manifest::read(global, &args.manifest)?;
     let client = Client::open(global).await?;
+    supply::name_as_cluster(&client, &mut application).await?;
     let known = supply::known(&client).await?;
     let steps = supply::plan(&application, &images, &known, args.supply)?;
     if steps.iter().any(Step::brings_new) {

@@ -73,6 +73,9 @@ pub struct InitArgs {
     /// Lifetime of the certificates of servers and agents
     #[arg(long, value_name = "DURATION", default_value_t = ClusterConfig::default().certificate_lifetime)]
     certificate_lifetime: DurationMs,
+    /// How many nodes keep each image that has a name
+    #[arg(long, value_name = "NODES", default_value_t = ClusterConfig::default().image_copies)]
+    image_copies: u32,
     /// How nodes are filled, for services that do not say: binpack or spread
     #[arg(long, value_name = "STRATEGY", default_value_t = ClusterConfig::default().placement)]
     placement: Strategy,
@@ -168,6 +171,7 @@ fn initialise(global: &Global, args: InitArgs) -> Outcome {
             lease: args.lease,
             certificate_lifetime: args.certificate_lifetime,
             placement: args.placement,
+            image_copies: args.image_copies,
         },
     };
     let report = init(&config, &System)?;

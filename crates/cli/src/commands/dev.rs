@@ -62,6 +62,7 @@ pub async fn run(global: &Global, args: DevArgs) -> Outcome {
         data_dir: server_dir,
         listen: SocketAddr::new(args.address, SERVER_PORT),
         advertise: address.clone(),
+        names: vec!["localhost".to_string()],
         join: None,
     };
     let server = gantry_control_plane::run(server, shutdown.clone());

@@ -20,6 +20,7 @@ pub mod namespace;
 pub mod node;
 pub mod oci;
 pub mod ps;
+pub mod registry;
 pub mod server;
 pub mod service;
 mod standing;

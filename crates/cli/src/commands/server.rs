@@ -21,6 +21,9 @@ pub struct ServerArgs {
     /// Where other machines reach it [default: this machine's address and the port listened on]
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// Further name or address by which clients of the image registry reach it, such as a load balancer's
+    #[arg(long = "tls-name", value_name = "HOST")]
+    name: Vec<String>,
     #[command(flatten)]
     join: JoinArgs,
     #[command(flatten)]
@@ -39,6 +42,7 @@ pub async fn run(args: ServerArgs) -> Outcome {
             Some(advertise) => daemon::with_port(&advertise, args.listen.port()),
             None => daemon::advertised(args.listen, &servers),
         },
+        names: [vec![daemon::host_name()], args.name].concat(),
         join: join.map(|(servers, token)| JoinConfig { servers, token }),
     };
     gantry_control_plane::run(config, daemon::shutdown_on_signal()?).await?;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 use gantry_api::kind;
-use gantry_api::v1::PullImageRequest;
+use gantry_api::v1::{Empty, PullImageRequest};
 use gantry_manifest::{ImageSource, PullPolicy};
 use gantry_model::object::{ImageRecord, TagRecord};
 use gantry_model::spec::{Application, BuildSpec};
 use gantry_model::{Class, ImageReference, Name, Problem};
+use gantry_rpc::Repeat;
 use serde_json::{Value, json};
 
 use crate::args::Global;
@@ -169,6 +170,34 @@ fn with_images(mut spec: BuildSpec, application: &Application) -> BuildSpec {
         }
     }
     spec
+}
+
+/// Images of the cluster's own registry are named as the cluster names them: `10.0.0.1:7600/web:v1` is its `web:v1`, and nothing
+/// that a node would have to pull from a server.
+///
+/// # Errors
+/// When no server answers.
+pub async fn name_as_cluster(client: &Client, application: &mut Application) -> Result<(), Problem> {
+    let has_port = |image: &str| image.split('/').next().is_some_and(|registry| registry.contains(':'));
+    let mut services = application.services.values();
+    if !services.any(|service| has_port(&service.container.image)) {
+        return Ok(());
+    }
+    let status = client
+        .call(Repeat::Harmless, |mut cluster| async move {
+            cluster.cluster_status(Empty {}).await
+        })
+        .await?;
+    let is_server = |registry: &str| status.servers.iter().any(|server| server.address == registry);
+    for service in application.services.values_mut() {
+        let image = &mut service.container.image;
+        let Ok(reference) = image.parse::<ImageReference>() else { continue };
+        let meant = reference.clone().of_cluster(is_server);
+        if meant != reference {
+            *image = meant.familiar();
+        }
+    }
+    Ok(())
 }
 
 /// The references and digests that the cluster has images for.

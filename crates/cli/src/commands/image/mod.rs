@@ -170,7 +170,7 @@ fn show(global: &Global, reply: &ImportImageReply) -> Outcome {
         .map(String::as_str)
         .collect();
     output::object(global.output, &names.join("\n"), &json, || {
-        let line = |image: &gantry_api::v1::ImportedImage| {
+        let line = |image: &gantry_api::v1::ImageInfo| {
             let names: Vec<String> = image.references.iter().map(|reference| familiar(reference)).collect();
             let names = names.join(", ");
             format!(

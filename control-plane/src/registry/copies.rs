@@ -1,0 +1,260 @@
+//! How many nodes keep what: the leader compares what should be kept with what is, and asks agents for the difference.
+//!
+//! Kept is what has a name, what a service runs or may be rolled back to, and what was pushed by digest; with everything that
+//! an index of it lists. Each manifest is kept by as many nodes as the cluster's settings say. A node that is away for a moment
+//! keeps counting; after a while another one takes its part, and when it comes back, the surplus goes.
+//! **Invariant:** [`plan`] is pure; what an agent did comes back through its inventory, and is planned on anew.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use gantry_api::v1::KeepImageRequest;
+use gantry_model::object::{ClusterConfig, Node, NodeStatus};
+use gantry_model::{Digest, DurationMs, NodeId, Timestamp};
+use gantry_state::{Key, Op, Precondition, RegistryKey, State, Transaction};
+use tokio_util::sync::CancellationToken;
+
+use super::contents::by_load;
+use super::nodes::{agent, problem};
+use super::uploads::UPLOAD_KEPT;
+use crate::context::Context;
+
+/// The state is looked at this often, if it changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What failed is tried again after this time.
+const RETRY_AFTER: DurationMs = DurationMs::secs(15);
+
+/// A node that is down for so long has lost its copies, as far as anybody knows.
+const GIVEN_UP_AFTER: DurationMs = DurationMs::secs(30);
+
+/// Requests to agents at once: each may move gigabytes.
+const ASKED_AT_ONCE: usize = 8;
+
+/// An agent that does not get an image within this time is asked again, or another one.
+const KEEP_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// How deep indexes are followed.
+const INDEX_DEPTH_MAX: usize = 4;
+
+/// What a node is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Ask {
+    /// Keep this manifest.
+    Keep(NodeId, Digest),
+    /// Keep it no longer.
+    Drop(NodeId, Digest),
+}
+
+/// What should be done now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) asks: Vec<Ask>,
+    /// Records of uploads whose time is over, and of manifests that speak about nothing any more.
+    pub(super) ops: Vec<Op>,
+}
+
+/// Decides from the state alone.
+pub(super) fn plan(state: &State, now: Timestamp) -> Plan {
+    let copies = state.cluster().map_or_else(
+        || ClusterConfig::default().image_copies,
+        |cluster| cluster.config.image_copies,
+    );
+    let wanted = wanted(state);
+    let mut plan = Plan {
+        ops: expired(state, now, &wanted),
+        asks: Vec::new(),
+    };
+    let ready = |node: &&Node| node.status == NodeStatus::Ready;
+    let ready_count = state.nodes().filter(ready).count();
+    let copies = usize::try_from(copies.max(1)).unwrap_or(usize::MAX).min(ready_count);
+    for image in state.images() {
+        let Ok(digest) = image.digest.parse::<Digest>() else {
+            continue;
+        };
+        let keepers = image.keepers.iter().filter_map(|id| state.node(*id));
+        let Some(root) = wanted.get(&digest) else {
+            let ready = keepers.filter(ready);
+            plan.asks.extend(ready.map(|node| Ask::Drop(node.id, digest)));
+            continue;
+        };
+        let counted: Vec<&Node> = keepers
+            .filter(|node| node.status == NodeStatus::Ready || now.since(node.status_since) < GIVEN_UP_AFTER)
+            .collect();
+        let ready_keepers: Vec<&Node> = by_load(counted.iter().copied().filter(ready), root);
+        if counted.len() < copies
+            && image
+                .nodes
+                .iter()
+                .any(|id| state.node(*id).is_some_and(|node| ready(&node)))
+        {
+            let is_new = |node: &&Node| ready(node) && !image.keepers.contains(&node.id);
+            let mut others = by_load(state.nodes().filter(is_new), root);
+            // Those that have it need not fetch it.
+            others.sort_by_key(|node| !image.nodes.contains(&node.id));
+            let missing = copies - counted.len();
+            plan.asks
+                .extend(others.into_iter().take(missing).map(|node| Ask::Keep(node.id, digest)));
+        }
+        let surplus = ready_keepers.into_iter().skip(copies);
+        plan.asks.extend(surplus.map(|node| Ask::Drop(node.id, digest)));
+    }
+    plan
+}
+
+/// Every manifest that is to be kept, with the name by which nodes are chosen: what belongs together goes together.
+fn wanted(state: &State) -> BTreeMap<Digest, String> {
+    let tagged = state.tags().map(|tag| tag.digest.clone());
+    let specs = state.services().map(|service| &service.spec.container);
+    let kept = state.revisions().map(|revision| &revision.spec.container);
+    let run = specs.chain(kept).filter_map(|container| container.image_digest.clone());
+    let pushed = state
+        .registry_manifests()
+        .filter(|manifest| subject_lives(state, manifest.digest))
+        .map(|manifest| manifest.digest.to_string());
+    let mut wanted = BTreeMap::new();
+    for root in tagged.chain(run).chain(pushed) {
+        if let Ok(digest) = root.parse() {
+            add(state, digest, &root, INDEX_DEPTH_MAX, &mut wanted);
+        }
+    }
+    wanted
+}
+
+/// What is said about nothing is not kept.
+fn subject_lives(state: &State, digest: Digest) -> bool {
+    let image = state.image(&digest.to_string());
+    let subject = image.and_then(|image| image.manifest.subject);
+    subject.is_none_or(|subject| state.image(&subject.to_string()).is_some())
+}
+
+fn add(state: &State, digest: Digest, root: &str, depth: usize, wanted: &mut BTreeMap<Digest, String>) {
+    if wanted.contains_key(&digest) || depth == 0 {
+        return;
+    }
+    wanted.insert(digest, root.to_string());
+    let Some(image) = state.image(&digest.to_string()) else {
+        return;
+    };
+    for child in &image.manifest.manifests {
+        add(state, *child, root, depth - 1, wanted);
+    }
+}
+
+fn expired(state: &State, now: Timestamp, wanted: &BTreeMap<Digest, String>) -> Vec<Op> {
+    let blobs = state
+        .uploaded_blobs()
+        .filter(|blob| blob.repositories.values().all(|end| *end <= now))
+        .map(|blob| RegistryKey::Blob(blob.digest));
+    let manifests = state
+        .registry_manifests()
+        .filter(|manifest| !wanted.contains_key(&manifest.digest) && now.since(manifest.pushed_at) >= UPLOAD_KEPT)
+        .map(|manifest| RegistryKey::Manifest(manifest.repository.clone(), manifest.digest));
+    blobs
+        .chain(manifests)
+        .map(|key| Op::Delete(Key::Registry(key)))
+        .collect()
+}
+
+/// Keeps copies for as long as this server leads the term.
+pub(crate) async fn keep_copies(context: Arc<Context>, term: u64, ended: CancellationToken) {
+    let mut keeper = Keeper {
+        context,
+        term,
+        failed: BTreeMap::new(),
+        seen: 0,
+    };
+    let keeping = async {
+        loop {
+            keeper.round().await;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    ended.run_until_cancelled(keeping).await;
+}
+
+struct Keeper {
+    context: Arc<Context>,
+    term: u64,
+    /// What failed, and when it may be tried again.
+    failed: BTreeMap<Ask, DurationMs>,
+    /// The revision after which nothing was left to do.
+    seen: u64,
+}
+
+impl Keeper {
+    async fn round(&mut self) {
+        let state = self.context.raft.state();
+        let is_waiting = !self.failed.is_empty() || state.nodes().any(|node| node.status == NodeStatus::Down);
+        if state.revision() == self.seen && !is_waiting {
+            return;
+        }
+        let plan = plan(&state, self.context.env.now());
+        self.seen = state.revision();
+        if !plan.ops.is_empty() {
+            let transaction =
+                Transaction::new(self.context.env.now(), plan.ops).requiring(Precondition::Term(self.term));
+            if let Err(error) = self.context.raft.propose(transaction).await {
+                tracing::debug!(%error, "records of the registry could not be dropped");
+            }
+        }
+        let monotonic = self.context.env.monotonic();
+        self.failed.retain(|_, until| *until > monotonic);
+        let due: Vec<Ask> = plan
+            .asks
+            .into_iter()
+            .filter(|ask| !self.failed.contains_key(ask))
+            .collect();
+        self.ask_all(&state, due).await;
+    }
+
+    async fn ask_all(&mut self, state: &State, asks: Vec<Ask>) {
+        // What an index lists comes before it would be missed; the rest in any order.
+        let context = &self.context;
+        let answers: Vec<(Ask, bool)> = futures::stream::iter(asks)
+            .map(|ask| async move {
+                let done = perform(context, state, &ask).await;
+                (ask, done)
+            })
+            .buffer_unordered(ASKED_AT_ONCE)
+            .collect()
+            .await;
+        let until = self.context.env.monotonic() + RETRY_AFTER;
+        // Also what was done: until the node's inventory has come, it would be asked again.
+        self.failed.extend(
+            answers
+                .into_iter()
+                .filter(|(_, done)| !done)
+                .map(|(ask, _)| (ask, until)),
+        );
+    }
+}
+
+async fn perform(context: &Context, state: &State, ask: &Ask) -> bool {
+    let (Ask::Keep(node, digest) | Ask::Drop(node, digest)) = ask;
+    let Some(node) = state.node(*node) else { return true };
+    let request = KeepImageRequest {
+        digest: digest.to_string(),
+    };
+    let mut agent = agent(context, node);
+    let call = async {
+        match ask {
+            Ask::Keep(..) => agent.keep_image(request).await.map(drop),
+            Ask::Drop(..) => agent.drop_image(request).await.map(drop),
+        }
+    };
+    match tokio::time::timeout(KEEP_TIMEOUT, call).await {
+        Ok(Ok(())) => {
+            tracing::debug!(?ask, "copies of images");
+            true
+        }
+        Ok(Err(status)) => {
+            let problem = problem(&status, node);
+            tracing::info!(%problem, ?ask, "a copy of an image could not be arranged");
+            false
+        }
+        Err(_) => false,
+    }
+}

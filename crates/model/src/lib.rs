@@ -23,6 +23,6 @@ mod units;
 pub use bytes64::Bytes64;
 pub use ids::{DataId, NodeId, ReplicaId, ServerId, ServiceId, SessionId, TokenId};
 pub use image_ref::{Digest, ImageRefError, ImageReference};
-pub use names::{Name, NameError, QualifiedName};
+pub use names::{NAME_LENGTH_MAX, Name, NameError, QualifiedName};
 pub use problem::{Class, Problem};
 pub use units::{ByteSize, DurationMs, MilliCpu, Timestamp, UnitError};

@@ -11,6 +11,23 @@ pub const BACKOFF_FIRST: DurationMs = DurationMs::secs(5);
 /// The longest wait.
 pub const BACKOFF_MAX: DurationMs = DurationMs::secs(5 * 60);
 
+/// The wait after a slot of a job failed for the first time, as in Kubernetes.
+const JOB_BACKOFF_FIRST: DurationMs = DurationMs::secs(10);
+/// The longest wait of a job, as in Kubernetes.
+const JOB_BACKOFF_MAX: DurationMs = DurationMs::secs(6 * 60);
+
+/// When a job's slot may be tried again after it failed; `replicas` are those of the slot, oldest first.
+pub(crate) fn job_retry_at(replicas: &[&Replica]) -> Option<Timestamp> {
+    let last = replicas.last()?;
+    let failed = replicas
+        .iter()
+        .filter(|one| one.observed.phase == Phase::Failed && one.revision == last.revision)
+        .count();
+    let doublings = u32::try_from(failed.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    let wait = DurationMs(JOB_BACKOFF_FIRST.0 << doublings).min(JOB_BACKOFF_MAX);
+    Some(last.created_at.after(wait))
+}
+
 /// When the slot may be tried again; `replicas` are those of the slot, oldest first, the last one rejected.
 pub(crate) fn retry_at(replicas: &[&Replica]) -> Option<Timestamp> {
     let (last, earlier) = replicas.split_last()?;

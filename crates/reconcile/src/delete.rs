@@ -5,10 +5,13 @@ use gantry_model::phase::Desired;
 use gantry_state::{Key, Op};
 
 use crate::draft::{Draft, Fate};
-use crate::reap;
+use crate::{cron, reap};
 
 /// Removes all replicas; once there are none, the service.
 pub(crate) fn delete(draft: &mut Draft<'_>) {
+    for run in cron::runs(draft.view.state, draft.service) {
+        cron::delete(draft, &run);
+    }
     if draft.slots.is_empty() {
         forget_service(draft);
         return;

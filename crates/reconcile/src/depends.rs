@@ -9,9 +9,9 @@ use gantry_model::spec::{Dependency, DependencyCondition, RestartCondition};
 use gantry_model::{Name, ServiceId};
 use gantry_state::State;
 
-use crate::plan;
+use crate::{cron, plan};
 
-/// The services that may wait for `service`: to be reconciled when it or its replicas change.
+/// The services that may wait for `service`, and the cron job it is a run of: to be reconciled when it or its replicas change.
 #[must_use]
 pub fn dependants(state: &State, service: ServiceId) -> Vec<ServiceId> {
     let Some(service) = state.service(service) else {
@@ -21,6 +21,7 @@ pub fn dependants(state: &State, service: ServiceId) -> Vec<ServiceId> {
     others
         .filter(|other| other.spec.depends_on.contains_key(&service.name))
         .map(|other| other.id)
+        .chain(cron::owner(state, service))
         .collect()
 }
 

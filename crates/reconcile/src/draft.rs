@@ -9,7 +9,7 @@ use gantry_model::explain::Explanation;
 use gantry_model::object::{Replica, Service, Slot};
 use gantry_model::phase::{Desired, Observed, Phase};
 use gantry_model::spec::{Mount, MountKind, ServiceSpec};
-use gantry_model::{NodeId, ReplicaId, Timestamp};
+use gantry_model::{NodeId, ReplicaId, ServiceId, Timestamp};
 use gantry_scheduler::{DISPLACED, Request};
 use gantry_state::{Key, NewEvent, Object, Op, Precondition};
 
@@ -59,6 +59,11 @@ impl<'a> Draft<'a> {
             ids,
             plan: ServicePlan::default(),
         }
+    }
+
+    /// Whether a slot must never have two replicas that may run.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.service.spec.stateful.is_some_and(|stateful| stateful.exclusive)
     }
 
     /// The replicas of a slot, oldest first.
@@ -192,13 +197,22 @@ impl<'a> Draft<'a> {
         self.changed.get_or_insert_with(|| self.service.clone())
     }
 
+    /// An id for a service of its own; ids of both kinds are as random.
+    pub(crate) fn fresh_service_id(&mut self) -> ServiceId {
+        ServiceId((self.ids)().0)
+    }
+
     /// Refuses the plan if the service is changed meanwhile.
     pub(crate) fn require_unchanged_service(&mut self) {
         let key = Key::Service(self.service.id);
-        let condition = Precondition::Unchanged {
+        self.require(Precondition::Unchanged {
             modified: self.view.state.modified(&key),
             key,
-        };
+        });
+    }
+
+    /// Refuses the plan unless `condition` still holds.
+    pub(crate) fn require(&mut self, condition: Precondition) {
         if !self.plan.require.contains(&condition) {
             self.plan.require.push(condition);
         }

@@ -2,9 +2,11 @@
 
 use gantry_model::object::{NodeStatus, Replica, RolloutState, Service};
 use gantry_model::phase::{Desired, Health, Phase};
-use gantry_model::{NodeId, ReplicaId, ServiceId};
+use gantry_model::spec::CronSpec;
+use gantry_model::{NodeId, ReplicaId, ServiceId, Timestamp};
 use gantry_state::State;
 
+use crate::calendar::{local_time, next_run, time_zone};
 use crate::status::{converged, trouble};
 use crate::{depends, plan, stage};
 
@@ -81,7 +83,9 @@ fn explain_service(state: &State, service: &Service) -> Answer {
         answer.reasons.push(gate.summary);
         answer.remedy = gate.remedy;
     }
-    if plan::wanted(state, service).slots.is_empty() {
+    if let Some(cron) = &service.spec.cron {
+        answer.reasons.extend(runs(cron, service));
+    } else if plan::wanted(state, service).slots.is_empty() {
         answer.reasons.push(nothing_wanted(service));
     }
     let mut replicas: Vec<&Replica> = state
@@ -99,6 +103,23 @@ fn explain_service(state: &State, service: &Service) -> Answer {
         }
     }
     answer
+}
+
+/// When a cron job last ran, and when it runs next.
+fn runs(cron: &CronSpec, service: &Service) -> Vec<String> {
+    let at = |when: Option<Timestamp>| when.and_then(|when| local_time(cron, when));
+    let (due, success) = (service.job.last_due, service.job.last_success);
+    // Known to the leader is only what was due, so the next run is counted from there.
+    let since = due.unwrap_or_default().max(service.updated_at);
+    let next = next_run(cron, since).filter(|_| !cron.suspend);
+    let mut reasons = Vec::new();
+    reasons.extend(at(due).map(|at| format!("was last due at {at}")));
+    reasons.extend(at(success).map(|at| format!("a run last succeeded at {at}")));
+    reasons.extend(at(next).map(|at| format!("is next due at {at}")));
+    if time_zone(&cron.time_zone).is_none() {
+        reasons.push(format!("its time zone {} is unknown: it never runs", cron.time_zone));
+    }
+    reasons
 }
 
 fn nothing_wanted(service: &Service) -> String {

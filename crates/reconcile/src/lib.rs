@@ -9,6 +9,8 @@
 //! Deliberately not here: where replicas go (`scheduler`), writing and timing (`control-plane`), restarts in place (`agent`).
 
 mod backoff;
+mod calendar;
+mod cron;
 mod delete;
 mod depends;
 mod draft;
@@ -17,6 +19,7 @@ mod explain;
 mod failures;
 mod global;
 mod job;
+mod job_end;
 mod plan;
 mod reap;
 mod replicated;
@@ -24,9 +27,11 @@ mod rollout;
 mod slot;
 mod stage;
 mod standing;
+mod stateful;
 mod status;
 
 pub use backoff::{BACKOFF_FIRST, BACKOFF_MAX};
+pub use calendar::{latest_run, local_time, next_run, time_zone};
 pub use depends::dependants;
 pub use explain::{Answer, Target, explain};
 pub use plan::{Acks, ServicePlan, View, reconcile};

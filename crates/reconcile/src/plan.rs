@@ -9,7 +9,7 @@ use gantry_scheduler::Request;
 use gantry_state::{Op, Precondition, State};
 
 use crate::draft::Draft;
-use crate::{delete, drain, global, job, reap, replicated, stage, standing};
+use crate::{cron, delete, drain, global, job, reap, replicated, stage, standing};
 
 /// What the nodes that route traffic have acknowledged; the leader's memory.
 pub trait Acks {
@@ -70,6 +70,10 @@ pub fn reconcile(view: &View<'_>, service: ServiceId, ids: &mut dyn FnMut() -> R
     let wanted = wanted(view.state, service);
     match service.spec.mode {
         Mode::Replicated { .. } | Mode::Global => replicated::settle_all(&mut draft, &wanted),
+        Mode::ReplicatedJob { .. } | Mode::GlobalJob if let Some(cron) = &service.spec.cron => {
+            cron::run(&mut draft, cron);
+            job::complete_rollout(&mut draft, &wanted);
+        }
         Mode::ReplicatedJob { .. } | Mode::GlobalJob => job::run_all(&mut draft, &wanted),
     }
     stage::admit(&mut draft);
@@ -95,8 +99,11 @@ impl Wanted {
     }
 }
 
-/// The slots of a service by its mode.
+/// The slots of a service by its mode; a cron job has none of its own.
 pub(crate) fn wanted(state: &State, service: &Service) -> Wanted {
+    if service.spec.cron.is_some() {
+        return Wanted::default();
+    }
     match service.spec.mode {
         Mode::Replicated { replicas } => replicated::slots(replicas),
         Mode::ReplicatedJob { completions, .. } => replicated::slots(completions),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use gantry_model::object::HISTORY_REVISIONS;
-use gantry_model::phase::Desired;
+use gantry_model::object::{HISTORY_REVISIONS, Replica};
+use gantry_model::phase::{Desired, Phase};
 use gantry_state::{Key, Op};
 
 use crate::draft::{Draft, Fate};
@@ -29,11 +29,19 @@ fn reap_slots(draft: &mut Draft<'_>, wanted: &Wanted) {
         let ended = replicas
             .iter()
             .rev()
-            .filter(|one| one.observed.phase.is_terminal() && Some(one.id) != current && one.desired < Desired::Remove);
-        for old in ended.skip(HISTORY_PER_SLOT) {
+            .filter(|one| one.observed.phase.is_terminal() && Some(one.id) != current && one.desired < Desired::Remove)
+            .filter(|one| !counts_as_failure(draft, one));
+        for old in ended.skip(HISTORY_PER_SLOT).collect::<Vec<_>>() {
             draft.end(old, "older than the kept history of its slot", Fate::Remove);
         }
     }
+}
+
+/// What a job's back-off limit still counts is kept.
+fn counts_as_failure(draft: &Draft<'_>, replica: &Replica) -> bool {
+    let limited = draft.service.spec.job.backoff_limit.is_some();
+    let failed = replica.observed.phase == Phase::Failed || replica.observed.restarts > 0;
+    limited && failed && replica.revision == draft.service.revision
 }
 
 /// Nobody will report the end of a replica that never had a node, or whose node is gone.

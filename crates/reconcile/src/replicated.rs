@@ -7,7 +7,7 @@ use gantry_model::phase::Desired;
 
 use crate::draft::{Draft, Fate};
 use crate::plan::Wanted;
-use crate::{rollout, slot};
+use crate::{rollout, slot, stateful};
 
 /// Slots 1 to `count`.
 pub(crate) fn slots(count: u32) -> Wanted {
@@ -21,7 +21,9 @@ pub(crate) fn slots(count: u32) -> Wanted {
 pub(crate) fn settle_all(draft: &mut Draft<'_>, wanted: &Wanted) {
     let slots: Vec<Slot> = wanted.slots.iter().copied().collect();
     for (slot, goal) in rollout::goals(draft, &slots) {
-        slot::settle(draft, slot, goal);
+        if stateful::may_fill(draft, slot, &slots) {
+            slot::settle(draft, slot, goal);
+        }
     }
 }
 
@@ -35,6 +37,9 @@ pub(crate) fn dismiss_unwanted(draft: &mut Draft<'_>, wanted: &Wanted) {
             Slot::Index(_) => "scaled in",
             Slot::Node(_) => "its node does not run this service any more",
         };
+        if replica.is_active() && !stateful::may_dismiss(draft, replica) {
+            continue;
+        }
         if replica.is_active() {
             draft.retire(replica, reason, Fate::Remove);
         } else if replica.desired != Desired::Drain {

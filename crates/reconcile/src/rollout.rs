@@ -15,12 +15,12 @@ use std::sync::Arc;
 use gantry_model::Timestamp;
 use gantry_model::object::{Replica, Rollout, RolloutKind, RolloutState, Slot};
 use gantry_model::phase::Desired;
-use gantry_model::spec::{FailureAction, Mode, PortSpec, ServiceSpec, StartOrder, UpdateConfig};
+use gantry_model::spec::{FailureAction, Mode, PortSpec, ServiceSpec, UpdateConfig};
 
 use crate::draft::Draft;
 use crate::slot::Goal;
 use crate::standing::node_is_live;
-use crate::{failures, stage};
+use crate::{failures, stage, stateful};
 
 /// How far one slot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +144,7 @@ fn schedule(
         rollout.batch_done_at = Some(now);
     }
     let most = stage::room(rollout, config, slots).min(stage::batch(config, slots.len()));
-    let batch = next_batch(slots, most, highest_first(&draft.service.spec));
+    let batch = next_batch(slots, most, stateful::is_ordered(draft.service));
     if batch.is_empty() && stage::hold(draft, rollout, config) {
         return Vec::new();
     }
@@ -162,13 +162,8 @@ fn schedule(
     batch
 }
 
-/// Ordered slots are replaced from the highest down, as in Kubernetes: the first one is the least dispensable.
-fn highest_first(spec: &ServiceSpec) -> bool {
-    spec.stateful
-        .is_some_and(|stateful| stateful.start == StartOrder::Ordered)
-}
-
-/// Slots that serve nobody first, since replacing them costs nothing; then in order.
+/// Slots that serve nobody first, since replacing them costs nothing; then in order. Slots that start one after the other are
+/// replaced from the highest down, as in Kubernetes: the first one is the least dispensable.
 fn next_batch(slots: &[(Slot, Progress)], most: usize, highest_first: bool) -> Vec<Slot> {
     let waiting = slots.iter().filter_map(|(slot, progress)| match progress {
         Progress::Waiting { serves } => Some((*serves, *slot)),

@@ -8,7 +8,7 @@ use gantry_scheduler::{FILTER_HOST_PORT, FILTER_MAX_PER_NODE};
 
 use crate::backoff;
 use crate::draft::{Draft, Fate};
-use crate::standing::{Standing, node_is_live, standing};
+use crate::standing::{Standing, may_still_run, node_is_live, standing};
 
 /// What a slot should come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,11 @@ struct Crew<'a> {
 /// Brings one slot a step closer to its goal.
 pub(crate) fn settle(draft: &mut Draft<'_>, slot: Slot, goal: Goal) {
     let replicas = draft.slot(slot);
+    // What cannot be reached may still run; only its node, or who removes that, can say that it does not.
+    let out_of_reach = |one: &&Replica| may_still_run(draft.view, one) && !node_is_live(draft.view, one);
+    if draft.is_exclusive() && replicas.iter().any(out_of_reach) {
+        return;
+    }
     let crew = muster(draft, &replicas, goal);
     let leavers = keep_one_incumbent(draft, crew.leavers);
     let placed = crew.stayers.iter().chain(leavers.iter().map(|leaver| &leaver.replica));
@@ -166,7 +171,7 @@ fn fill(draft: &mut Draft<'_>, slot: Slot, replicas: &[&Replica], goal: Goal) {
 /// Only leavers are active in the slot.
 fn replace(draft: &mut Draft<'_>, slot: Slot, replicas: &[&Replica], leavers: &[Leaver<'_>], goal: Goal) {
     let stop_first = goal.replacing == Some(UpdateOrder::StopFirst) && leavers.iter().any(|leaver| leaver.stale);
-    if stop_first {
+    if stop_first || draft.is_exclusive() {
         for leaver in leavers {
             draft.retire(leaver.replica, &leaver.reason, Fate::Stop);
         }

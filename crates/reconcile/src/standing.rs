@@ -42,6 +42,12 @@ pub(crate) fn node_is_live(view: &View<'_>, replica: &Replica) -> bool {
     node.is_some_and(|node| node.status == NodeStatus::Ready)
 }
 
+/// Whether the replica may still run: its end is not known, and its node is one of the cluster, in reach or not.
+pub(crate) fn may_still_run(view: &View<'_>, replica: &Replica) -> bool {
+    let known = replica.node.is_some_and(|node| view.state.node(node).is_some());
+    known && replica.holds_resources()
+}
+
 /// Marks what was on removed nodes as lost; says whether there was any.
 pub(crate) fn mark_lost(draft: &mut Draft<'_>) -> bool {
     let mut any = false;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::object::{NodeStatus, Replica, Rollout, RolloutKind, RolloutState, Service, Slot};
 use gantry_model::phase::{Desired, Phase};
+use gantry_model::spec::CronSpec;
 use gantry_model::{NodeId, ServiceId};
 use gantry_state::State;
 
@@ -77,7 +78,7 @@ fn progress_of(state: &State, service: &Service) -> Progress {
     } else {
         updated.saturating_add(at_rest.completed)
     };
-    let failed = at_rest.failed > 0 && !rolling;
+    let failed = (at_rest.failed > 0 || job_failure(service).is_some()) && !rolling;
     Progress {
         wanted,
         ready,
@@ -120,6 +121,12 @@ fn is_surplus(replica: &Replica, slots: &BTreeSet<Slot>) -> bool {
     replica.desired > Desired::Run || !slots.contains(&replica.slot)
 }
 
+/// Why the job has failed for good, in its present revision.
+fn job_failure(service: &Service) -> Option<&str> {
+    let present = Some(&service.job).filter(|job| job.revision == service.revision);
+    present?.ended.as_ref()?.failure.as_deref()
+}
+
 fn is_paused(rollout: Option<&Rollout>) -> bool {
     rollout.is_some_and(|rollout| rollout.state == RolloutState::Paused)
 }
@@ -138,6 +145,12 @@ fn message(service: &Service, replicas: &[&Replica], wanted: u32, updated: u32) 
     if let Some(stage) = stage::awaits(service) {
         return stage;
     }
+    if let Some(cron) = &service.spec.cron {
+        return by_the_clock(cron);
+    }
+    if let Some(failure) = job_failure(service) {
+        return format!("the job failed: {failure}");
+    }
     let mut newest_first: Vec<&&Replica> = replicas.iter().filter(|one| one.desired == Desired::Run).collect();
     newest_first.sort_by_key(|one| std::cmp::Reverse((one.created_at, one.id)));
     let trouble = newest_first.iter().find_map(|one| trouble(one));
@@ -153,6 +166,11 @@ fn message(service: &Service, replicas: &[&Replica], wanted: u32, updated: u32) 
         Some(trouble) if updated < wanted => format!("{count}; {trouble}"),
         Some(_) | None => count,
     }
+}
+
+fn by_the_clock(cron: &CronSpec) -> String {
+    let suspended = if cron.suspend { ", suspended" } else { "" };
+    format!("runs at '{}' {}{suspended}", cron.schedule, cron.time_zone)
 }
 
 /// What keeps a replica from serving, in a few words.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use gantry_model::Timestamp;
 use gantry_netplan::NodeNetwork;
+use gantry_network::Disturbance;
 use tokio::sync::watch;
 
-use crate::limits::{DATAPATH_HEAL_INTERVAL, DATAPATH_RETRY};
+use crate::limits::{DATAPATH_HEAL_INTERVAL, DATAPATH_REPAIR_PAUSE, DATAPATH_RETRY};
 use crate::shared::Shared;
 
 /// The newest network to have.
@@ -36,24 +37,37 @@ pub(crate) struct Datapath {
     applied: watch::Sender<SetNumber>,
     retry_at: Option<Timestamp>,
     heal_at: Timestamp,
+    /// Disturbances are not looked at before.
+    repair_after: Timestamp,
 }
 
 enum Wake {
-    Wanted,
-    Retry,
-    Heal,
+    Work(Work),
     Over,
+}
+
+/// What is done to the kernel's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// What differs from the last plan.
+    Change,
+    /// What others may have changed.
+    Repair(Disturbance),
+    /// Everything.
+    Heal,
 }
 
 impl Datapath {
     pub(crate) fn new(shared: Arc<Shared>, wanted: watch::Receiver<Wanted>, applied: watch::Sender<SetNumber>) -> Self {
-        let heal_at = shared.clock.now().after(DATAPATH_HEAL_INTERVAL);
+        let now = shared.clock.now();
+        let heal_at = now.after(DATAPATH_HEAL_INTERVAL);
         Self {
             shared,
             wanted,
             applied,
             retry_at: None,
             heal_at,
+            repair_after: now,
         }
     }
 
@@ -61,36 +75,43 @@ impl Datapath {
     pub(crate) async fn run(mut self) {
         self.wanted.mark_changed();
         loop {
-            let heal = match self.select().await {
-                Wake::Wanted | Wake::Retry => false,
-                Wake::Heal => true,
+            match self.select().await {
+                Wake::Work(work) => self.apply(work).await,
                 Wake::Over => return,
-            };
-            self.apply(heal).await;
+            }
         }
     }
 
     async fn select(&mut self) -> Wake {
         let (retry_at, heal_at) = (self.retry_at, self.heal_at);
+        let (clock, network) = (&self.shared.clock, &self.shared.drivers.network);
+        let disturbed = async {
+            clock.sleep_until(Some(self.repair_after)).await;
+            network.disturbed().await
+        };
         tokio::select! {
-            changed = self.wanted.changed() => if changed.is_ok() { Wake::Wanted } else { Wake::Over },
-            () = self.shared.clock.sleep_until(retry_at), if retry_at.is_some() => Wake::Retry,
-            () = self.shared.clock.sleep_until(Some(heal_at)) => Wake::Heal,
+            changed = self.wanted.changed() => match changed {
+                Ok(()) => Wake::Work(Work::Change),
+                Err(_) => Wake::Over,
+            },
+            () = clock.sleep_until(retry_at), if retry_at.is_some() => Wake::Work(Work::Change),
+            () = clock.sleep_until(Some(heal_at)) => Wake::Work(Work::Heal),
+            disturbance = disturbed => Wake::Work(Work::Repair(disturbance)),
         }
     }
 
-    async fn apply(&mut self, heal: bool) {
+    async fn apply(&mut self, work: Work) {
         let wanted = self.wanted.borrow_and_update().clone();
-        let done = match &wanted.network {
-            None => Ok(()),
-            Some(network) => {
-                let plan = Arc::new(network.plan());
-                if heal {
-                    self.shared.drivers.network.heal(plan).await
-                } else {
-                    self.shared.drivers.network.apply(plan).await
-                }
-            }
+        let network = &self.shared.drivers.network;
+        let plan = wanted.network.as_ref().map(|network| Arc::new(network.plan()));
+        // Saved by a former agent, a second before its end or so: the kernel may be further.
+        let is_of_no_session = wanted.set.epoch == 0;
+        let done = match (plan, work) {
+            (None, _) => Ok(()),
+            (Some(plan), _) if is_of_no_session => network.resume(plan).await,
+            (Some(plan), Work::Change) => network.apply(plan).await,
+            (Some(plan), Work::Repair(disturbance)) => network.repair(plan, disturbance).await,
+            (Some(plan), Work::Heal) => network.heal(plan).await,
         };
         let now = self.shared.clock.now();
         match done {
@@ -103,8 +124,10 @@ impl Datapath {
                 self.retry_at = Some(now.after(DATAPATH_RETRY));
             }
         }
-        if heal {
-            self.heal_at = now.after(DATAPATH_HEAL_INTERVAL);
+        match work {
+            Work::Change => {}
+            Work::Repair(_) => self.repair_after = now.after(DATAPATH_REPAIR_PAUSE),
+            Work::Heal => self.heal_at = now.after(DATAPATH_HEAL_INTERVAL),
         }
     }
 }

@@ -24,12 +24,25 @@ pub const LEADER_HINTS_MAX: u32 = 3;
 pub const SET_SAVE_INTERVAL: DurationMs = DurationMs(1_000);
 /// Wait before a data path that could not be applied is tried again.
 pub const DATAPATH_RETRY: DurationMs = DurationMs(500);
-/// The data path is brought back to what it should be this often, whatever others did to it.
+/// After a repair of the data path the next one waits so long, so that a quarrel with another program over the same things does
+/// not eat the machine.
+pub const DATAPATH_REPAIR_PAUSE: DurationMs = DurationMs(200);
+/// The data path is brought back to what it should be this often, whatever others did to it and whether or not it was noticed.
 pub const DATAPATH_HEAL_INTERVAL: DurationMs = DurationMs(60_000);
 /// Tries to release a replica's network and root before its address is given back all the same.
 pub const RELEASE_ATTEMPTS: u32 = 5;
 /// Wait between two such tries.
 pub const RELEASE_RETRY: DurationMs = DurationMs(200);
+/// How often the connections of a replica that is to stop are looked at; a look costs a thread and two questions to the kernel.
+pub const CONNECTIONS_LOOK: DurationMs = DurationMs(50);
+/// What stops sooner than this is not worth a message.
+pub const CONNECTIONS_TELL: DurationMs = DurationMs(1_000);
+/// Longest wait for the last bytes of a container that has ended; clients that are gone never acknowledge theirs.
+pub const LINGER_MAX: DurationMs = DurationMs(2_000);
+/// How often a started program without a health check is asked whether it accepts connections yet.
+pub const LISTEN_LOOK: DurationMs = DurationMs(20);
+/// A program that has not bound its published ports by then is taken for ready, as it would be at once elsewhere.
+pub const LISTEN_MAX: DurationMs = DurationMs(10_000);
 /// A worker whose operation crashed looks again at what is there after so long.
 pub const WORKER_RECOVERY_WAIT: DurationMs = DurationMs(1_000);
 /// When the agent ends, starts under way may take so long to finish.

@@ -11,6 +11,7 @@ pub(crate) mod service_network;
 mod user_ids;
 pub(crate) mod volumes;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use gantry_model::phase::Exit;
 use gantry_model::spec::{ContainerSpec, Mount, Propagation, Resources};
 use gantry_model::{ByteSize, Digest, DurationMs, Name, Problem, ReplicaId, Timestamp};
 use gantry_netplan::Plan;
-use gantry_network::{LocalAttachment, LocalPort};
+use gantry_network::{Connections, Disturbance, LocalAttachment, LocalPort};
 use gantry_runtime::LaunchOptions;
 
 /// All of them.
@@ -279,6 +280,21 @@ pub trait Network: Send + Sync + 'static {
 
     /// The same, trusting nothing that was applied before.
     fn heal(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Waits until somebody else may have changed it.
+    fn disturbed(&self) -> BoxFuture<'_, Disturbance>;
+
+    /// Brings back what differs from the plan.
+    fn repair(&self, plan: Arc<Plan>, disturbance: Disturbance) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// Takes over what a former agent left, with a plan that may be older than that: where packets go stays as it is.
+    fn resume(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<(), Problem>>;
+
+    /// The connections that clients have with a replica; none where its network is not its own.
+    fn connections(&self, replica: ReplicaId) -> BoxFuture<'_, Result<Option<Connections>, Problem>>;
+
+    /// The TCP ports on which a replica accepts connections; none where its network is not its own.
+    fn listening(&self, replica: ReplicaId) -> BoxFuture<'_, Result<Option<BTreeSet<u16>>, Problem>>;
 
     /// Gives a replica its network namespace.
     fn attach(&self, replica: ReplicaId, address: Ipv4Addr) -> BoxFuture<'_, Result<PathBuf, Problem>>;

@@ -1,5 +1,6 @@
 //! [`Network`] by the node's kernel: data path and name server.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use gantry_model::{Class, Problem, ReplicaId};
 use gantry_netplan::{Plan, Zone};
-use gantry_network::{DnsServer, NetworkError, NodeDatapath, Report, Upstreams};
+use gantry_network::{Connections, Disturbance, DnsServer, NetworkError, NodeDatapath, Report, Upstreams};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -112,6 +113,38 @@ impl Network for ServiceNetwork {
         .boxed()
     }
 
+    fn disturbed(&self) -> BoxFuture<'_, Disturbance> {
+        self.datapath.disturbed().boxed()
+    }
+
+    fn repair(&self, plan: Arc<Plan>, disturbance: Disturbance) -> BoxFuture<'_, Result<(), Problem>> {
+        async move {
+            let repaired = self.datapath.repair(&plan, disturbance).await;
+            repaired.map_err(|error| problem(&error))?;
+            self.serve_names(&plan).await
+        }
+        .boxed()
+    }
+
+    fn resume(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<(), Problem>> {
+        async move {
+            let report = self.datapath.resume(&plan).await.map_err(|error| problem(&error))?;
+            log(&report);
+            self.serve_names(&plan).await
+        }
+        .boxed()
+    }
+
+    fn connections(&self, replica: ReplicaId) -> BoxFuture<'_, Result<Option<Connections>, Problem>> {
+        let counted = self.datapath.connections(replica);
+        counted.map(|counted| counted.map_err(|error| problem(&error))).boxed()
+    }
+
+    fn listening(&self, replica: ReplicaId) -> BoxFuture<'_, Result<Option<BTreeSet<u16>>, Problem>> {
+        let ports = self.datapath.listening(replica);
+        ports.map(|ports| ports.map_err(|error| problem(&error))).boxed()
+    }
+
     fn attach(&self, replica: ReplicaId, address: Ipv4Addr) -> BoxFuture<'_, Result<PathBuf, Problem>> {
         async move {
             self.datapath
@@ -123,8 +156,10 @@ impl Network for ServiceNetwork {
     }
 
     fn detach(&self, replica: ReplicaId) -> BoxFuture<'_, Result<(), Problem>> {
-        let datapath = Arc::clone(&self.datapath);
-        blocking(move || datapath.detach(replica).map_err(|error| problem(&error))).boxed()
+        let detached = self.datapath.detach(replica);
+        detached
+            .map(|detached| detached.map_err(|error| problem(&error)))
+            .boxed()
     }
 
     fn attached(&self) -> BoxFuture<'_, Result<Vec<ReplicaId>, Problem>> {

@@ -45,6 +45,13 @@ pub struct Place<'a> {
     pub gateway: Ipv4Addr,
 }
 
+/// Names of one part are names of services, not of a domain to be searched for; Docker's default too.
+const NO_SEARCH: &str = "ndots:0";
+
+/// The node's name server answers nothing while its agent is started anew, which takes less than a second: by then glibc has
+/// asked again, for which it waits 5 s by default, and musl has not given up (it divides the time by the attempts).
+const PATIENCE: [&str; 2] = ["timeout:3", "attempts:4"];
+
 /// `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`.
 #[must_use]
 pub fn resolution(container: &ContainerSpec, place: Place<'_>) -> Vec<PlacedFile> {
@@ -103,8 +110,12 @@ fn resolv_conf(container: &ContainerSpec, place: Place<'_>) -> String {
         let _ = writeln!(text, "search {}", container.dns_search.join(" "));
     }
     let mut options = container.dns_opt.clone();
-    if !options.iter().any(|option| option.starts_with("ndots:")) {
-        options.push("ndots:0".to_string());
+    let own = place.address.map_or(&[][..], |_| &PATIENCE);
+    for option in [NO_SEARCH].iter().chain(own) {
+        let kind = option.split_inclusive(':').next().unwrap_or(option);
+        if !options.iter().any(|given| given.starts_with(kind)) {
+            options.push((*option).to_string());
+        }
     }
     let _ = writeln!(text, "options {}", options.join(" "));
     text
@@ -174,22 +185,22 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_name_server_comes_first_and_options_are_dockers() {
+    fn the_nodes_name_server_comes_first_and_options_that_are_given_stay() {
         let address = Some(Ipv4Addr::new(10, 128, 0, 7));
         let plain = ContainerSpec::default();
         assert_eq!(
             text(&plain, address, "/etc/resolv.conf"),
-            "nameserver 10.128.0.1\noptions ndots:0\n"
+            "nameserver 10.128.0.1\noptions ndots:0 timeout:3 attempts:4\n"
         );
         let own = ContainerSpec {
             dns: vec!["9.9.9.9".into(), "1.1.1.1".into(), "8.8.8.8".into()],
             dns_search: vec!["corp".into(), "lan".into()],
-            dns_opt: vec!["ndots:2".into()],
+            dns_opt: vec!["ndots:2".into(), "attempts:1".into()],
             ..ContainerSpec::default()
         };
         assert_eq!(
             text(&own, address, "/etc/resolv.conf"),
-            "nameserver 10.128.0.1\nnameserver 9.9.9.9\nnameserver 1.1.1.1\nsearch corp lan\noptions ndots:2\n"
+            "nameserver 10.128.0.1\nnameserver 9.9.9.9\nnameserver 1.1.1.1\nsearch corp lan\noptions ndots:2 attempts:1 timeout:3\n"
         );
         assert_eq!(text(&plain, None, "/etc/resolv.conf"), "options ndots:0\n");
     }

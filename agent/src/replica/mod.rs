@@ -3,6 +3,7 @@
 pub(crate) mod files;
 mod prepare;
 pub(crate) mod template;
+mod traffic;
 mod worker;
 
 pub(crate) use worker::{Command, Ended, Worker, probe_command};

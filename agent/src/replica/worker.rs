@@ -6,20 +6,22 @@
 //! **Invariant:** `select` only picks what happened next, `apply` changes the state and never waits.
 //! **Invariant:** dropping a worker stops nothing: containers go on, and the next worker finds them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use gantry_lifecycle::{Action, Attempt, Event, Failure, Found, Machine, Policy, State};
 use gantry_model::assignment::ReplicaItem;
-use gantry_model::phase::Desired;
+use gantry_model::phase::{Desired, Health, Observed};
 use gantry_model::spec::{HealthCheck, HealthTest};
-use gantry_model::{Problem, ReplicaId};
+use gantry_model::{DurationMs, Problem, ReplicaId, Timestamp};
+use gantry_network::Connections;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::prepare::prepare;
+use super::traffic::{self, Clients};
 use crate::disk::{ImageFacts, Record};
 use crate::drivers::{Launch, blocking};
 use crate::limits::{PROBE_OUTPUT_MAX, RELEASE_ATTEMPTS, RELEASE_RETRY, SHUTDOWN_GRACE, WORKER_RECOVERY_WAIT};
@@ -58,12 +60,27 @@ pub(crate) struct Worker {
     launch: Option<Arc<Launch>>,
     /// The leader has forgotten the replica: nobody waits for a report of its removal.
     unwanted: bool,
+    /// Told to stop, and waiting for its clients.
+    draining: Option<Draining>,
+    /// Runs, and does not accept connections yet: not ready as far as the leader is told.
+    is_deaf: bool,
+}
+
+/// A stop that waits.
+#[derive(Debug, Clone, Copy)]
+struct Draining {
+    /// What the leader wants.
+    desired: Desired,
+    /// Not longer.
+    until: Timestamp,
 }
 
 /// How something beside ended.
 enum Outcome {
     Prepared(Result<Arc<Launch>, Failure>),
     Event(Event),
+    Clients(Clients),
+    Accepts,
 }
 
 /// What happened next.
@@ -113,6 +130,8 @@ impl Worker {
             beside: JoinSet::new(),
             launch: None,
             unwanted: false,
+            draining: None,
+            is_deaf: false,
         }
     }
 
@@ -173,7 +192,7 @@ impl Worker {
             Wake::Command(Some(Command::Put(item))) => self.take_item(&item),
             Wake::Command(Some(Command::Gone)) => {
                 self.unwanted = true;
-                self.step(Event::Desired(Desired::Remove));
+                self.want(Desired::Remove);
             }
             Wake::Command(None) => {}
             Wake::Current(event) => {
@@ -184,6 +203,11 @@ impl Worker {
             Wake::Beside(Outcome::Prepared(Ok(launch))) => self.take_launch(launch),
             Wake::Beside(Outcome::Prepared(Err(failure))) => self.step(Event::PrepareFailed(failure)),
             Wake::Beside(Outcome::Event(event)) => self.step(event),
+            Wake::Beside(Outcome::Clients(clients)) => self.hear_of_clients(clients),
+            Wake::Beside(Outcome::Accepts) => {
+                self.is_deaf = false;
+                self.step(Event::Note(String::new()));
+            }
             Wake::Crashed => {
                 tracing::error!(replica = %self.id(), "an operation crashed; looking at what is there");
                 self.look(true);
@@ -191,15 +215,98 @@ impl Worker {
             Wake::Timer => self.step(Event::Tick),
             Wake::Nothing | Wake::Shutdown => {}
         }
+        // Nobody waits for the clients of a container that has ended, or is being stopped for another reason.
+        if let Some(draining) = self.draining
+            && !self.is_running()
+        {
+            self.want(draining.desired);
+        }
         self.proceed();
     }
 
     fn take_item(&mut self, item: &ReplicaItem) {
-        let desired = item.desired;
-        // Node, address and spec of a replica never change; what the leader wants does.
-        self.record.item.desired = desired;
         self.unwanted = false;
+        if item.desired < Desired::Stop || !self.drain(item.desired) {
+            self.want(item.desired);
+        }
+    }
+
+    /// Node, address and spec of a replica never change; what the leader wants does.
+    fn want(&mut self, desired: Desired) {
+        self.draining = None;
+        self.record.item.desired = desired;
         self.step(Event::Desired(desired));
+    }
+
+    /// Begins to wait for the replica's clients; false when there is nothing to wait for.
+    fn drain(&mut self, desired: Desired) -> bool {
+        if let Some(draining) = &mut self.draining {
+            draining.desired = draining.desired.max(desired);
+            return true;
+        }
+        let limit = self.record.item.spec.container.stop_grace();
+        let serves = self.is_running() && self.record.machine.observed().ready && !self.is_deaf;
+        if !serves || limit == DurationMs::ZERO {
+            return false;
+        }
+        self.want(Desired::Drain);
+        let until = self.shared.clock.now().after(limit);
+        self.draining = Some(Draining { desired, until });
+        self.watch_clients(None, until);
+        true
+    }
+
+    fn watch_clients(&mut self, told: Option<Connections>, until: Timestamp) {
+        let (shared, id) = (Arc::clone(&self.shared), self.id());
+        self.beside
+            .spawn(async move { Outcome::Clients(traffic::clients(&shared, id, told, until).await) });
+    }
+
+    fn hear_of_clients(&mut self, clients: Clients) {
+        let Some(draining) = self.draining else { return };
+        match clients {
+            Clients::Done => self.want(draining.desired),
+            Clients::Late(count) => {
+                tracing::info!(replica = %self.id(), in_use = count.busy(), "stops with connections in use: its grace is over");
+                self.want(draining.desired);
+            }
+            Clients::Busy(count) => {
+                let limit = self.record.item.spec.container.stop_grace();
+                self.step(Event::Note(traffic::describe(count, limit)));
+                self.watch_clients(Some(count), draining.until);
+            }
+        }
+    }
+
+    /// A program without a health check is ready when it accepts connections on the ports that it publishes.
+    fn watch_ports(&mut self) {
+        let ports = traffic::ports(&self.record.item);
+        let is_unchecked = self.record.machine.observed().health == Health::None;
+        if ports.is_empty() || !is_unchecked || self.record.item.spec.networks.is_empty() {
+            return;
+        }
+        self.is_deaf = true;
+        self.step(Event::Note(format!(
+            "does not accept connections yet on port(s) {}",
+            join(&ports)
+        )));
+        let (shared, id) = (Arc::clone(&self.shared), self.id());
+        self.beside.spawn(async move {
+            traffic::accepts(&shared, id, &ports).await;
+            Outcome::Accepts
+        });
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.record.machine.state(), State::Running { .. })
+    }
+
+    fn report(&mut self, mut observed: Observed) {
+        if self.is_deaf {
+            observed.ready = false;
+            observed.ready_since = None;
+        }
+        self.shared.board.report(self.id(), observed);
     }
 
     fn take_launch(&mut self, launch: Arc<Launch>) {
@@ -214,7 +321,11 @@ impl Worker {
     }
 
     fn step(&mut self, event: Event) {
-        let is_running = matches!(&event, Event::Started { .. } | Event::Recovered(Found::Running { .. }));
+        let has_started = matches!(&event, Event::Started { .. });
+        let is_running = has_started || matches!(&event, Event::Recovered(Found::Running { .. }));
+        if has_started {
+            self.is_deaf = false;
+        }
         let actions = self.record.machine.step(event, self.shared.clock.now());
         self.queue.extend(actions);
         let has_container = matches!(
@@ -223,6 +334,9 @@ impl Worker {
         );
         if is_running && has_container {
             self.wait_for_exit();
+        }
+        if has_started && self.is_running() {
+            self.watch_ports();
         }
     }
 
@@ -253,7 +367,7 @@ impl Worker {
             Action::Release => self.release(),
             Action::Remove => self.remove(),
             Action::Forget => self.forget(),
-            Action::Report(observed) => self.shared.board.report(self.id(), observed),
+            Action::Report(observed) => self.report(observed),
         }
     }
 
@@ -456,6 +570,7 @@ async fn wait_current(current: &mut Option<BoxFuture<'static, Option<Event>>>) -
 
 async fn release(shared: &Shared, id: ReplicaId) -> Result<(), Problem> {
     shared.drivers.runtime.release(id).await?;
+    traffic::last_bytes(shared, id).await;
     shared.drivers.network.detach(id).await
 }
 
@@ -478,6 +593,11 @@ pub(crate) fn probe_command(test: &HealthTest, shell: Vec<String>) -> Vec<String
             command
         }
     }
+}
+
+fn join(ports: &BTreeSet<u16>) -> String {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    ports.join(", ")
 }
 
 fn shorten(mut output: String) -> String {

@@ -14,7 +14,7 @@ use gantry_model::phase::Exit;
 use gantry_model::spec::{ContainerSpec, Mount, Resources};
 use gantry_model::{Digest, DurationMs, Problem, ReplicaId, Timestamp};
 use gantry_netplan::Plan;
-use gantry_network::{LocalAttachment, LocalPort};
+use gantry_network::{Connections, Disturbance, LocalAttachment, LocalPort};
 use tokio::sync::{Semaphore, watch};
 
 use crate::drivers::{
@@ -37,6 +37,10 @@ pub(crate) struct State {
     pub(crate) launches: u32,
     pub(crate) plans: Vec<Arc<Plan>>,
     pub(crate) attached: BTreeSet<ReplicaId>,
+    /// Connections of clients.
+    pub(crate) connections: BTreeMap<ReplicaId, Connections>,
+    /// Ports on which all programs accept connections; none when that is unknown.
+    pub(crate) listening: Option<BTreeSet<u16>>,
     pub(crate) volumes_removed: BTreeSet<ReplicaId>,
     pub(crate) volumes_kept: BTreeSet<ReplicaId>,
     /// Addresses of containers run by hand.
@@ -324,6 +328,37 @@ impl Network for Machine {
 
     fn heal(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<(), Problem>> {
         self.apply(plan)
+    }
+
+    fn disturbed(&self) -> BoxFuture<'_, Disturbance> {
+        std::future::pending().boxed()
+    }
+
+    fn repair(&self, plan: Arc<Plan>, _disturbance: Disturbance) -> BoxFuture<'_, Result<(), Problem>> {
+        self.apply(plan)
+    }
+
+    fn resume(&self, plan: Arc<Plan>) -> BoxFuture<'_, Result<(), Problem>> {
+        self.apply(plan)
+    }
+
+    fn connections(&self, replica: ReplicaId) -> BoxFuture<'_, Result<Option<Connections>, Problem>> {
+        async move {
+            let state = self.state();
+            Ok(state
+                .attached
+                .contains(&replica)
+                .then(|| state.connections.get(&replica).copied().unwrap_or_default()))
+        }
+        .boxed()
+    }
+
+    fn listening(&self, replica: ReplicaId) -> BoxFuture<'_, Result<Option<BTreeSet<u16>>, Problem>> {
+        async move {
+            let state = self.state();
+            Ok(state.listening.clone().filter(|_| state.attached.contains(&replica)))
+        }
+        .boxed()
     }
 
     fn attach(&self, replica: ReplicaId, _address: Ipv4Addr) -> BoxFuture<'_, Result<PathBuf, Problem>> {

@@ -1,17 +1,19 @@
 //! Sets of assignments and what becomes of them, on a pretended machine.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gantry_model::ReplicaId;
-use gantry_model::assignment::{Item, ItemKey};
+use gantry_model::assignment::{Item, ItemKey, ReplicaItem};
 use gantry_model::phase::{Desired, Phase};
-use gantry_model::spec::{HealthCheck, HealthTest, RestartPolicy};
+use gantry_model::spec::{HealthCheck, HealthTest, PortMode, PortSpec, Protocol, RestartPolicy};
 use gantry_model::{DurationMs, Timestamp};
+use gantry_network::Connections;
 
 use super::harness::{Place, item, wanted};
 use crate::board::Told;
-use gantry_lifecycle::Update;
 use crate::testing::{replica, until};
+use gantry_lifecycle::Update;
 
 #[tokio::test]
 async fn a_replica_runs_and_its_set_is_acknowledged() {
@@ -157,6 +159,117 @@ async fn a_new_agent_adopts_what_runs_without_touching_it() {
     place.machine.exit(1, 1);
     until("it is started again", || place.machine.state().launches == 3).await;
     until("the restart is counted", || agent.observed(1).restarts == 1).await;
+    agent.stop().await;
+}
+
+fn published(slot: u32) -> ReplicaItem {
+    let mut item = replica(slot);
+    Arc::make_mut(&mut item.spec).ports = vec![PortSpec {
+        target: 80,
+        published: Some(8080),
+        protocol: Protocol::Tcp,
+        mode: PortMode::Ingress,
+        host_ip: None,
+        name: None,
+    }];
+    item
+}
+
+fn told(item: &ReplicaItem, desired: Desired) -> Item {
+    Item::Replica(ReplicaItem {
+        desired,
+        ..item.clone()
+    })
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_connections_in_use_and_not_for_idle_ones() {
+    let place = Place::new();
+    let mut agent = place.start();
+    agent.begin().await;
+    agent.complete(vec![item(1)]).await;
+    agent.until_phase(1, Phase::Running).await;
+    let clients = |open, idle| Connections { open, idle, sending: 0 };
+    place.machine.state().connections.insert(ReplicaId(1), clients(3, 1));
+    agent.increment(vec![wanted(1, Desired::Stop)], vec![]).await;
+    until("it says what it waits for", || {
+        agent.observed(1).message.contains("2 connection(s) in use (1 idle")
+    })
+    .await;
+    let container = place.machine.container(1).expect("it runs");
+    assert_eq!(
+        container.signals,
+        [] as [i32; 0],
+        "no signal before its clients are done"
+    );
+
+    // A new agent waits as well; the leader's wish reaches it anew.
+    agent.stop().await;
+    let mut agent = place.start();
+    agent.begin().await;
+    agent.complete(vec![wanted(1, Desired::Stop)]).await;
+    until("it waits again", || agent.observed(1).message.contains("in use")).await;
+    place.machine.state().connections.insert(ReplicaId(1), clients(1, 1));
+    agent.until_phase(1, Phase::Stopped).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_connections_no_longer_than_the_grace_period() {
+    let place = Place::new();
+    let mut agent = place.start();
+    agent.begin().await;
+    let mut short = replica(1);
+    Arc::make_mut(&mut short.spec).container.stop_grace_period = Some(DurationMs(300));
+    agent.complete(vec![Item::Replica(short.clone())]).await;
+    agent.until_phase(1, Phase::Running).await;
+    let forever = Connections {
+        open: 1,
+        ..Connections::default()
+    };
+    place.machine.state().connections.insert(ReplicaId(1), forever);
+    agent.increment(vec![told(&short, Desired::Remove)], vec![]).await;
+    until("it is removed", || agent.shared.board.phase(ReplicaId(1)).is_none()).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_container_that_ends_while_its_clients_are_waited_for_is_not_started_again() {
+    let place = Place::new();
+    let mut agent = place.start();
+    agent.begin().await;
+    agent.complete(vec![item(1)]).await;
+    agent.until_phase(1, Phase::Running).await;
+    let forever = Connections {
+        open: 1,
+        ..Connections::default()
+    };
+    place.machine.state().connections.insert(ReplicaId(1), forever);
+    agent.increment(vec![wanted(1, Desired::Stop)], vec![]).await;
+    until("it waits", || agent.observed(1).message.contains("in use")).await;
+    place.machine.exit(1, 1);
+    agent.until_phase(1, Phase::Stopped).await;
+    assert_eq!(place.machine.state().launches, 1);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_health_check_a_replica_is_ready_when_it_accepts_connections() {
+    let place = Place::new();
+    place.machine.state().listening = Some(BTreeSet::new());
+    let mut agent = place.start();
+    agent.begin().await;
+    agent.complete(vec![Item::Replica(published(1))]).await;
+    until("it says what it waits for", || {
+        agent.shared.board.phase(ReplicaId(1)) == Some(Phase::Running)
+            && agent.observed(1).message.contains("on port(s) 80")
+    })
+    .await;
+    let before = agent.observed(1);
+    assert!(!before.ready);
+    place.machine.state().listening = Some(BTreeSet::from([80]));
+    until("it is ready", || agent.observed(1).ready).await;
+    assert!(agent.observed(1).sequence > before.sequence);
     agent.stop().await;
 }
 

@@ -97,6 +97,8 @@ pub enum Event {
     },
     /// The agent was started anew and looked for the container of the last attempt.
     Recovered(Found),
+    /// The worker has something to tell of a container that runs, such as the connections that it waits for before it stops it.
+    Note(String),
     /// The time that [`crate::Machine::wake_at`] named has come.
     Tick,
 }

@@ -152,6 +152,7 @@ impl Machine {
             Event::Removed => self.on_removed(),
             Event::RemoveFailed { reason } => self.on_remove_failed(reason, now),
             Event::Recovered(found) => self.on_recovered(found, now),
+            Event::Note(text) => self.on_note(text),
             Event::Tick => self.on_tick(now),
         }
     }
@@ -289,6 +290,13 @@ impl Machine {
         if let State::Removing { retry_at } = &mut self.state {
             *retry_at = Some(now.after(REMOVE_RETRY));
             self.observed.message = format!("cannot be removed, trying again: {reason}");
+        }
+        vec![]
+    }
+
+    fn on_note(&mut self, text: String) -> Vec<Action> {
+        if let State::Running { .. } = self.state {
+            self.observed.message = text;
         }
         vec![]
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use gantry_model::net::Ipv4Net;
 use gantry_model::spec::PortSpec;
-use gantry_model::{Name, NodeId};
+use gantry_model::{Name, NodeId, ReplicaId};
 
 use crate::rules::Rules;
 use crate::{NodeNetwork, Rule, Ruleset, Zone};
@@ -21,6 +21,8 @@ pub struct Plan {
     pub replica_pool: Ipv4Net,
     /// Subnets of the other nodes, with the address of the node that leads there.
     pub routes: BTreeMap<Ipv4Net, IpAddr>,
+    /// Addresses of this node's replicas, for those of them that have a link here.
+    pub replicas: BTreeMap<ReplicaId, Ipv4Addr>,
     /// Packet rules.
     pub ruleset: Ruleset,
     /// Names.
@@ -96,6 +98,11 @@ impl NodeNetwork {
             service_pool: self.service_pool,
             replica_pool: self.replica_pool,
             routes,
+            replicas: self
+                .replicas
+                .iter()
+                .map(|(id, replica)| (*id, replica.address))
+                .collect(),
             ruleset: rules.ruleset,
             zone: Zone::build(self),
             loopback_ports: rules.loopback_ports,

@@ -243,6 +243,11 @@ fn base_chains(network: &NodeNetwork) -> BTreeMap<String, Chain> {
                 // A published port may lead straight back out towards another node; the client must not learn that shortcut,
                 // on which nobody would translate its packets.
                 text("icmp type redirect ct status dnat drop"),
+                // While the agent is started anew nobody serves names. A client that hears of a closed port (53, in the packet that
+                // the report quotes) gives up at once; one that hears nothing asks again.
+                format!(
+                    "ip saddr {gateway} icmp type destination-unreachable icmp code port-unreachable @th,240,16 53 drop"
+                ),
             ],
         ),
         chain(

@@ -330,3 +330,50 @@ fn on_a_shared_network_the_own_namespace_wins() {
         assert_eq!(network.plan().zone.lookup(client, "web"), Some(expected), "{namespace}");
     }
 }
+
+#[test]
+fn ten_thousand_services_of_ten_replicas_resolve_each_to_their_own() {
+    let mut network = network();
+    let client = Ipv4Addr::new(10, 128, 1, 2);
+    let asks = LocalReplica {
+        address: client,
+        namespace: name("shop"),
+        networks: BTreeSet::from(["front".to_string()]),
+    };
+    network.replicas.insert(ReplicaId(1), asks);
+    let pool = network.replica_pool;
+    for id in 1..=10_000 {
+        let mut web = service(id, "shop", &format!("web{id}"), &["front"]);
+        let attached = web.networks.get_mut("front").expect("it is on that network");
+        attached.vip = network.service_pool.address(id + 1);
+        let endpoint = web.endpoints[0].clone();
+        web.endpoints = (0..10)
+            .map(|index| Endpoint {
+                replica: ReplicaId(id * 10 + index),
+                address: pool.address(1024 + id * 10 + index).expect("the pool is large enough"),
+                ..endpoint.clone()
+            })
+            .collect();
+        network.add_service(web);
+    }
+    let plan = network.plan();
+    assert_eq!(plan.endpoints().len(), 100_000);
+    for id in [1, 5_000, 10_000] {
+        let answer = plan.zone.lookup(client, &format!("WEB{id}.shop."));
+        assert_eq!(
+            answer,
+            network.service_pool.address(id + 1).map(|vip| vec![vip]),
+            "web{id}"
+        );
+        let tasks = plan.zone.lookup(client, &format!("tasks.web{id}")).unwrap_or_default();
+        assert_eq!(tasks.len(), 10, "tasks.web{id}");
+    }
+
+    // One endpoint less costs one chain, not ten thousand.
+    let before = plan;
+    let changed = network.services.get_mut(&ServiceId(5_000)).expect("it was added");
+    changed.endpoints.pop();
+    let change = gantry_netplan::diff(&before, &network.plan());
+    assert_eq!(change.commands.len(), 2, "{:?}", change.commands);
+    assert_eq!(change.endpoints_gone.len(), 1);
+}

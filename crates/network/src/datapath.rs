@@ -4,7 +4,7 @@
 //! application starts from what the kernel holds and replaces the rules as a whole, in one transaction.
 //! Deliberately not here: when to apply (the agent), and what (the plan).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use gantry_model::ReplicaId;
 use gantry_model::net::Ipv4Net;
 use gantry_netplan::{Change, Gateway, Plan, Warning, diff, render_commands, render_nft};
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock};
 
 use crate::endpoint::{self, Endpoint};
-use crate::links::Links;
+use crate::links::{Link, Links};
 use crate::node::{self, Names};
-use crate::routes::Target;
-use crate::{NetworkError, conntrack, firewall, namespace, nft};
+use crate::routes::{SERVICE_PROTOCOL, Target};
+use crate::watch::{Disturbance, Watch};
+use crate::{Connections, NetworkError, conntrack, firewall, namespace, nft, sockets};
 
 /// What a data path calls its things; two on one machine need different ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,9 @@ pub struct NodeDatapath {
     applied: Mutex<Option<Applied>>,
     /// What replicas need to know, from the last application.
     base: ArcSwapOption<Base>,
+    watch: Watch,
+    /// Held to write while replicas' links are looked at as a whole: none is half made then.
+    replicas: RwLock<()>,
 }
 
 struct Applied {
@@ -85,11 +89,14 @@ impl NodeDatapath {
     /// # Errors
     /// When a configured name is impossible or there is no netlink socket. Must run inside a tokio runtime.
     pub fn new(config: Config) -> Result<Self, NetworkError> {
+        let names = Names::new(config)?;
         Ok(Self {
-            names: Names::new(config)?,
             links: Links::open(&Handle::current())?,
             applied: Mutex::new(None),
             base: ArcSwapOption::empty(),
+            watch: Watch::start(&names.table, SERVICE_PROTOCOL.into())?,
+            replicas: RwLock::new(()),
+            names,
         })
     }
 
@@ -120,6 +127,77 @@ impl NodeDatapath {
         self.apply(plan).await
     }
 
+    /// Takes over what a former agent left. The plan may be older than what that one applied last, so packet rules that are there
+    /// stay as they are until the next [`apply`](Self::apply), which replaces them; where there are none the plan is applied.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub async fn resume(&self, plan: &Plan) -> Result<Report, NetworkError> {
+        {
+            let applied = self.applied.lock().await;
+            if applied.is_none() && nft::has_table(&self.names.table).await? {
+                self.ready_links(plan).await?;
+                return Ok(Report::default());
+            }
+        }
+        self.apply(plan).await
+    }
+
+    /// Waits until somebody else may have changed what was applied.
+    pub async fn disturbed(&self) -> Disturbance {
+        self.watch.disturbed().await
+    }
+
+    /// Brings back what differs from the plan. Rules are replaced as a whole, without a gap; of links, addresses and routes only
+    /// what is missing or wrong is touched.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub async fn repair(&self, plan: &Plan, disturbance: Disturbance) -> Result<Report, NetworkError> {
+        if disturbance.links {
+            let _applied = self.applied.lock().await;
+            self.repair_links(plan).await?;
+        }
+        if disturbance.rules {
+            tracing::warn!(
+                table = self.names.table,
+                "somebody changed the packet rules: replacing the table"
+            );
+            return self.reapply(plan).await;
+        }
+        self.apply(plan).await
+    }
+
+    async fn repair_links(&self, plan: &Plan) -> Result<(), NetworkError> {
+        let _whole = self.replicas.write().await;
+        self.ready_links(plan).await?;
+        let present = self.links.own_routes().await?;
+        for (subnet, via) in &plan.routes {
+            if present.get(subnet) != Some(&Target::Via(*via))
+                && self.links.set_route(*subnet, Target::Via(*via)).await?
+            {
+                tracing::warn!(%subnet, "the route to a node was gone or wrong");
+            }
+        }
+        let Some(base) = self.base.load_full() else {
+            return Ok(());
+        };
+        for replica in self.names.replicas()? {
+            let Some(address) = plan.replicas.get(&replica) else {
+                continue;
+            };
+            let link = self.links.find(&Names::replica_link(replica)).await?;
+            let route = present.get(&Ipv4Net::new(*address, 32));
+            let leads =
+                |link: &Link| link.is_up() && matches!(route, Some(Target::Link(index, _)) if *index == link.index);
+            if !link.as_ref().is_some_and(leads) && namespace::exists(&self.names.namespace(replica)) {
+                tracing::warn!(%replica, "its link or route was gone or down");
+                self.attach_at(&base, replica, *address).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn apply_all(&self, plan: &Plan) -> Result<Report, NetworkError> {
         let comment = &self.names.table;
         let foreign_firewall = firewall::accept_pool(plan.replica_pool, comment).await?;
@@ -132,7 +210,7 @@ impl NodeDatapath {
         self.ready_links(plan).await?;
         self.remove_strange_routes(plan).await?;
         let unreachable = self.set_routes(plan, &plan.routes).await?;
-        nft::commit(&self.names.table, &render_nft(plan, &self.names.table)).await?;
+        self.commit(&render_nft(plan, &self.names.table)).await?;
         let (pool, kept) = (plan.replica_pool, plan.endpoints());
         conntrack::forget_udp(move |address| pool.contains(address) && !kept.contains(&address)).await?;
         Ok(Report {
@@ -174,7 +252,7 @@ impl NodeDatapath {
         if change.commands.is_empty() {
             return Ok(());
         }
-        match nft::commit(table, &render_commands(&change.commands, table)).await {
+        match self.commit(&render_commands(&change.commands, table)).await {
             // Somebody changed the table since: only the whole of it is sure to fit.
             Err(NetworkError::Rules { message, .. }) => {
                 tracing::warn!(
@@ -182,10 +260,14 @@ impl NodeDatapath {
                     message,
                     "packet rules are not as they were left: replacing the table"
                 );
-                nft::commit(table, &render_nft(plan, table)).await
+                self.commit(&render_nft(plan, table)).await
             }
             result => result,
         }
+    }
+
+    async fn commit(&self, text: &str) -> Result<(), NetworkError> {
+        self.watch.own(nft::commit(&self.names.table, text)).await
     }
 
     async fn ready_links(&self, plan: &Plan) -> Result<(), NetworkError> {
@@ -232,6 +314,11 @@ impl NodeDatapath {
     /// Before the first [`apply`](Self::apply), or when the kernel refuses something; attaching again goes on where it stopped.
     pub async fn attach(&self, replica: ReplicaId, address: Ipv4Addr) -> Result<PathBuf, NetworkError> {
         let base = self.base.load_full().ok_or(NetworkError::NotApplied)?;
+        let _one_of_many = self.replicas.read().await;
+        self.attach_at(&base, replica, address).await
+    }
+
+    async fn attach_at(&self, base: &Base, replica: ReplicaId, address: Ipv4Addr) -> Result<PathBuf, NetworkError> {
         let path = self.names.namespace(replica);
         let endpoint = Endpoint {
             name: &Names::replica_link(replica),
@@ -247,9 +334,28 @@ impl NodeDatapath {
     ///
     /// # Errors
     /// When it cannot be unmounted.
-    pub fn detach(&self, replica: ReplicaId) -> Result<(), NetworkError> {
+    pub async fn detach(&self, replica: ReplicaId) -> Result<(), NetworkError> {
+        let _one_of_many = self.replicas.read().await;
         // The link is not deleted by name: that takes the kernel 30 ms, while the namespace's end costs nobody anything.
-        namespace::release(&self.names.namespace(replica))
+        let path = self.names.namespace(replica);
+        let released = tokio::task::spawn_blocking(move || namespace::release(&path)).await;
+        released.unwrap_or(Ok(()))
+    }
+
+    /// The connections that clients have with the replica; none when it has no namespace of its own here.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn connections(&self, replica: ReplicaId) -> Result<Option<Connections>, NetworkError> {
+        sockets::connections(&self.names.namespace(replica)).await
+    }
+
+    /// The TCP ports on which the replica accepts connections from others; none when it has no namespace of its own here.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn listening(&self, replica: ReplicaId) -> Result<Option<BTreeSet<u16>>, NetworkError> {
+        sockets::listening(&self.names.namespace(replica)).await
     }
 
     /// Replicas that have a namespace here, wanted or left over.
@@ -269,13 +375,13 @@ impl NodeDatapath {
         let mut applied = self.applied.lock().await;
         *applied = None;
         self.base.store(None);
-        nft::delete_table(&self.names.table).await?;
+        self.watch.own(nft::delete_table(&self.names.table)).await?;
         firewall::forget_pool(&self.names.table).await?;
         for subnet in self.links.own_routes().await?.into_keys() {
             self.links.delete_route(subnet).await?;
         }
         for replica in self.names.replicas()? {
-            self.detach(replica)?;
+            self.detach(replica).await?;
             self.links.delete(&Names::replica_link(replica)).await?;
         }
         self.links.delete(&self.names.link).await?;
@@ -294,6 +400,9 @@ mod tests {
         check(datapath.apply(&plan));
         check(datapath.reapply(&plan));
         check(datapath.attach(ReplicaId(1), Ipv4Addr::LOCALHOST));
+        check(datapath.detach(ReplicaId(1)));
+        check(datapath.disturbed());
+        check(datapath.repair(&plan, Disturbance::default()));
         check(datapath.teardown());
         check(Arc::clone(&datapath));
     }

@@ -21,9 +21,13 @@ mod namespace;
 mod nft;
 mod node;
 mod routes;
+mod sockets;
 mod sysctl;
+mod watch;
 
 pub use datapath::{Config, NodeDatapath, Report};
 pub use dns::{DnsServer, Upstreams};
 pub use error::NetworkError;
 pub use local::{LocalAttachment, LocalConfig, LocalNetwork, LocalPort};
+pub use sockets::Connections;
+pub use watch::Disturbance;

@@ -37,6 +37,12 @@ pub(crate) struct Link {
     up: bool,
 }
 
+impl Link {
+    pub(crate) const fn is_up(&self) -> bool {
+        self.up
+    }
+}
+
 /// A new veth pair: the node's end, and `eth0` in a replica's namespace.
 pub(crate) struct Veth<'a> {
     /// Name of the end on the node.

@@ -36,14 +36,36 @@ pub(crate) struct Namespace {
 pub(crate) async fn open_or_create(path: &Path) -> Result<Namespace, NetworkError> {
     let path_owned = path.to_path_buf();
     let runtime = Handle::current();
-    let (sender, receiver) = oneshot::channel();
+    on_thread(path, move || enter(&path_owned, &runtime)).await
+}
+
+/// Asks something inside the namespace kept at `path`.
+pub(crate) async fn inside<T: Send + 'static>(
+    path: &Path,
+    ask: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, NetworkError> {
+    let path_owned = path.to_path_buf();
     let work = move || {
-        let _ = sender.send(enter(&path_owned, &runtime));
+        let file = File::open(&path_owned).map_err(failed("opening", &path_owned))?;
+        setns(&file, CloneFlags::CLONE_NEWNET).map_err(|errno| failed("entering", &path_owned)(errno.into()))?;
+        ask().map_err(failed("reading the sockets of", &path_owned))
     };
-    let thread = std::thread::Builder::new().name("netns".to_string()).spawn(work);
+    on_thread(path, work).await
+}
+
+/// Runs `work` on a thread of its own, which may go into another namespace and never comes back.
+async fn on_thread<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
+) -> Result<T, NetworkError> {
+    let (sender, receiver) = oneshot::channel();
+    let run = move || {
+        let _ = sender.send(work());
+    };
+    let thread = std::thread::Builder::new().name("netns".to_string()).spawn(run);
     thread.map_err(|source| failed("starting a thread for", path)(source))?;
-    let entered = receiver.await;
-    entered.map_err(|_| failed("entering", path)(io::Error::other("the thread ended early")))?
+    let done = receiver.await;
+    done.map_err(|_| failed("entering", path)(io::Error::other("the thread ended early")))?
 }
 
 /// Runs on a thread of its own, which is spoilt for anything else afterwards.

@@ -45,6 +45,21 @@ pub(crate) async fn commit(table: &str, text: &str) -> Result<(), NetworkError> 
     Err(NetworkError::Rules { table, message })
 }
 
+/// Whether there is a table of that name.
+pub(crate) async fn has_table(table: &str) -> Result<bool, NetworkError> {
+    let program = |source| NetworkError::Program { program: "nft", source };
+    let listed = Command::new("nft")
+        .args(["-t", "list", "table", "ip", table])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .status();
+    let status = timeout(PROGRAM_SECONDS_MAX, listed).await;
+    let status = status.map_err(|_| NetworkError::ProgramTimeout { program: "nft" })?;
+    Ok(status.map_err(program)?.success())
+}
+
 /// Removes the table, if there is one.
 pub(crate) async fn delete_table(table: &str) -> Result<(), NetworkError> {
     commit(table, &format!("add table ip {table}\ndelete table ip {table}\n")).await

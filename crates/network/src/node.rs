@@ -99,12 +99,19 @@ pub(crate) async fn ready(links: &Links, names: &Names, plan: &Plan) -> Result<u
     let gateway = plan.gateway;
     let link = links.ensure_gateway(&names.link, gateway.address).await?;
     sysctl::set_if_present(&format!("ipv6/conf/{}/disable_ipv6", names.link), "1")?;
-    // Through it the node, as a client of a virtual address, bears an address that replicas everywhere can answer.
-    links
-        .set_route(plan.service_pool, Target::Link(link.index, gateway.address))
-        .await?;
-    // A replica that is gone is refused at once, instead of leaving by the default route.
-    links.set_route(gateway.subnet, Target::Nowhere).await?;
+    let wanted = [
+        // Through it the node, as a client of a virtual address, bears an address that replicas everywhere can answer.
+        (plan.service_pool, Target::Link(link.index, gateway.address)),
+        // A replica that is gone is refused at once, instead of leaving by the default route.
+        (gateway.subnet, Target::Nowhere),
+    ];
+    // Setting again what is there would be a change to whoever watches routes, this node included.
+    let present = links.own_routes().await?;
+    for (subnet, target) in wanted {
+        if present.get(&subnet) != Some(&target) {
+            links.set_route(subnet, target).await?;
+        }
+    }
     if plan.loopback_ports {
         allow_loopback_sources(links, names, plan).await?;
     }

@@ -427,8 +427,8 @@ fn a_detached_replica_leaves_nothing_behind() {
     let node = &lab.nodes[0];
     let (datapath, gone) = (Arc::clone(&node.datapath), path.clone());
     let detached = node.machine.run(move || async move {
-        datapath.detach(id).expect("it can be detached");
-        datapath.detach(id).expect("twice is fine");
+        datapath.detach(id).await.expect("it can be detached");
+        datapath.detach(id).await.expect("twice is fine");
         !gone.exists()
     });
     assert!(detached);
@@ -465,7 +465,7 @@ fn an_address_used_again_works_at_once() {
                 .expect("the namespace has a file"),
         );
         node.machine
-            .run(move || async move { datapath.detach(ReplicaId(id)) })
+            .run(move || async move { datapath.detach(ReplicaId(id)).await })
             .expect("it can be detached");
     }
 }
@@ -542,4 +542,115 @@ fn replicas_are_attached_before_any_plan_only_with_an_error() {
         fresh.attach(ReplicaId(1), Ipv4Addr::new(10, 128, 1, 2)).await
     });
     assert!(matches!(refused, Err(gantry_network::NetworkError::NotApplied)));
+}
+
+/// Keeps the node as planned while `disturb` does harm, and waits until `is_well` again.
+fn comes_back(node: &lab::Node, disturb: &str, is_well: impl FnMut() -> bool) {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (datapath, plan) = (Arc::clone(&node.datapath), node.plan());
+    node.machine.spawn(move || async move {
+        let keep = async {
+            loop {
+                let disturbance = datapath.disturbed().await;
+                datapath.repair(&plan, disturbance).await.expect("it can be repaired");
+            }
+        };
+        tokio::select! {
+            () = keep => {}
+            _ = stopped => {}
+        }
+    });
+    node.machine.command(disturb);
+    eventually(disturb, is_well);
+    drop(stop);
+}
+
+#[test]
+fn what_others_remove_or_change_comes_back_by_itself() {
+    let mut lab = Lab::start(2);
+    let (one, two) = (lab.nodes[0].replica(11), lab.nodes[1].replica(21));
+    let mut web = service(1, "web", &[&two]);
+    web.ports = vec![port(8080, Protocol::Tcp, PortMode::Ingress)];
+    lab.publish(&web);
+    let node = &lab.nodes[0];
+    node.machine.command("nft add table ip foreign");
+    node.machine.command("nft add chain ip foreign mine");
+    node.machine.command("nft add rule ip foreign mine counter");
+    node.machine.ip("route add 192.0.2.0/24 dev eth0");
+    let gateway = node.plan().gateway.address;
+    let table = node.config.table.clone();
+    // Without their order: a table that grew has its chains in another one than a table made at once.
+    let rules = || {
+        let listed = node
+            .machine
+            .try_command(&format!("nft list table ip {table}"))
+            .expect("nft runs");
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let link = format!("gv{}", one.id);
+    let bridge = node.config.link.clone();
+    for disturb in [
+        format!("nft delete table ip {table}"),
+        format!("nft flush table ip {table}"),
+        format!("nft flush map ip {table} vips"),
+        format!("nft add rule ip {table} forward drop"),
+        "nft flush chain ip NAME post_nat".replace("NAME", &table),
+        "ip route del 10.128.2.0/24".to_string(),
+        format!("ip route del {}", one.address),
+        format!("ip addr del {gateway}/32 dev {bridge}"),
+        format!("ip link set {bridge} down"),
+        format!("ip link del {bridge}"),
+        format!("ip link set {link} down"),
+        format!("ip link del {link}"),
+    ] {
+        let before = rules();
+        comes_back(node, &disturb, || {
+            let asked = one.run(move || async move {
+                let direct = ask_tcp(at(vip(1), 80)).await.is_ok();
+                direct && ask_tcp(at(gateway, 8080)).await.is_ok()
+            });
+            asked && rules() == before
+        });
+        node.machine.command("nft list chain ip foreign mine");
+        assert!(node.machine.ip("route show 192.0.2.0/24").contains("eth0"), "{disturb}");
+    }
+}
+
+#[test]
+fn connections_of_clients_are_counted_and_those_of_the_replica_are_not() {
+    let mut lab = Lab::start(2);
+    let (server, client) = (lab.nodes[0].replica(11), lab.nodes[1].replica(21));
+    let count = |id| {
+        let datapath = Arc::clone(&lab.nodes[0].datapath);
+        let counted = lab.nodes[0]
+            .machine
+            .run(move || async move { datapath.connections(id).await });
+        counted.expect("the kernel tells")
+    };
+    let ports = |id| {
+        let datapath = Arc::clone(&lab.nodes[0].datapath);
+        let ports = lab.nodes[0]
+            .machine
+            .run(move || async move { datapath.listening(id).await });
+        ports.expect("the kernel tells")
+    };
+    assert_eq!(count(ReplicaId(99)), None);
+    assert_eq!(ports(server.id), Some(BTreeSet::from([80])));
+    assert_eq!(count(server.id).map(|count| count.open), Some(0));
+
+    let (address, outward) = (at(server.address, 80), at(client.address, 80));
+    let held = client.run(move || async move { std::net::TcpStream::connect(address) });
+    let own = server.run(move || async move { std::net::TcpStream::connect(outward) });
+    let (held, own) = (held.expect("it accepts"), own.expect("it accepts"));
+    eventually("the connection is seen, and in use since it is new", || {
+        count(server.id).is_some_and(|count| (count.open, count.idle) == (1, 0))
+    });
+    drop(held);
+    eventually("its end is seen", || {
+        count(server.id).is_some_and(|count| count.open == 0)
+    });
+    drop(own);
 }

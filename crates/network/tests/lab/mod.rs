@@ -98,6 +98,16 @@ impl Machine {
         receiver.recv().expect("the work on the machine did not panic")
     }
 
+    /// Starts a future on the machine.
+    pub fn spawn<F>(&self, work: impl FnOnce() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let job: Job = Box::new(move || Box::pin(work()));
+        let jobs = self.jobs.as_ref().expect("the machine is on");
+        jobs.send(job).expect("the machine runs");
+    }
+
     /// Output of a command that must succeed.
     pub fn command(&self, line: &str) -> String {
         let (output, line_owned) = (self.try_command(line), line.to_string());

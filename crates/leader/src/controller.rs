@@ -6,13 +6,13 @@
 //!
 //! **Invariant:** nothing here outlives the term, and nothing that matters is only here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::object::{Node, NodeStatus, Replica};
 use gantry_model::phase::Desired;
 use gantry_model::{DurationMs, NodeId, ReplicaId, ServiceId, Timestamp};
 use gantry_reconcile::{Acks, View, reconcile};
-use gantry_scheduler::Fleet;
+use gantry_scheduler::{Fleet, Request};
 use gantry_state::{Change, Key, Object, Op, Outcome, Precondition, Refusal, State, Transaction};
 
 use crate::work::Work;
@@ -209,14 +209,31 @@ impl Controller {
         ids: &mut dyn FnMut() -> ReplicaId,
     ) {
         let mut left: BTreeSet<ServiceId> = self.work.take(transaction.at);
+        let mut homeless: Vec<Request> = Vec::new();
         while let Some(service) = left.pop_first() {
-            if transaction.ops.len() >= OPS_PER_PASS {
+            if transaction.ops.len() + homeless.len() >= OPS_PER_PASS {
                 left.insert(service);
                 break;
             }
-            self.decide_service(service, transaction, applied, ids);
+            homeless.extend(self.decide_service(service, transaction, applied, ids));
         }
         self.work.put_back(left);
+        self.place(&homeless, transaction);
+    }
+
+    /// Finds nodes for the replicas of all services of the pass together, so that what matters more goes first and what goes
+    /// well together is packed together. What is refused may have others of lower priority give way.
+    fn place(&mut self, homeless: &[Request], transaction: &mut Transaction) {
+        let requests: BTreeMap<ReplicaId, &Request> = homeless.iter().map(|one| (one.replica, one)).collect();
+        for decision in self.fleet.place(homeless, transaction.at) {
+            transaction.ops.extend(decision.op(&self.state));
+            let refused = requests.get(&decision.replica).filter(|_| decision.result.is_err());
+            let Some(request) = refused else { continue };
+            self.work.lacks_room(request.service);
+            if let Some(displacement) = self.fleet.displace(&self.state, request, transaction.at) {
+                transaction.ops.extend(displacement.ops(&self.state));
+            }
+        }
     }
 
     fn decide_service(
@@ -225,7 +242,7 @@ impl Controller {
         transaction: &mut Transaction,
         applied: &dyn Fn(NodeId) -> u64,
         ids: &mut dyn FnMut() -> ReplicaId,
-    ) {
+    ) -> Vec<Request> {
         let acks = LiveAcks {
             state: &self.state,
             applied,
@@ -243,11 +260,6 @@ impl Controller {
         }
         transaction.require.extend(plan.require);
         transaction.ops.extend(plan.ops);
-        for decision in self.fleet.place(&plan.place, transaction.at) {
-            if decision.result.is_err() {
-                self.work.lacks_room(service);
-            }
-            transaction.ops.extend(decision.op(&self.state));
-        }
+        plan.place
     }
 }

@@ -37,11 +37,6 @@ pub(crate) struct Class {
 }
 
 impl Classes {
-    /// Images came or went: which platform a service is for may have changed.
-    pub(crate) fn forget_services(&mut self) {
-        self.by_service.clear();
-    }
-
     pub(crate) fn forget_service(&mut self, service: ServiceId, revision: u32) {
         self.by_service.remove(&(service, revision));
     }

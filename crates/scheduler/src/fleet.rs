@@ -23,8 +23,8 @@ use crate::topology::Topologies;
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     pub(crate) nodes: Nodes,
-    /// What is known of each image, by manifest digest.
-    pub(crate) images: BTreeMap<String, ImageRecord>,
+    /// What matters of each image, by manifest digest.
+    pub(crate) images: BTreeMap<String, Image>,
     /// How nodes are filled unless a service says otherwise.
     pub(crate) strategy: Strategy,
     pub(crate) held: IdMap<ReplicaId, Held>,
@@ -40,6 +40,22 @@ pub struct Fleet {
     /// What follows from all this and is kept for speed.
     pub(crate) classes: Classes,
     pub(crate) topologies: Topologies,
+}
+
+/// What matters of an image's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub(crate) platform: String,
+    pub(crate) nodes: BTreeSet<NodeId>,
+}
+
+impl Image {
+    fn of(record: &ImageRecord) -> Self {
+        Self {
+            platform: record.platform.clone(),
+            nodes: record.nodes.clone(),
+        }
+    }
 }
 
 /// What matters of a service's record.
@@ -65,7 +81,7 @@ impl Fleet {
             fleet.nodes.set_record(node.id, Some(node.clone()));
         }
         for image in state.images() {
-            fleet.images.insert(image.digest.clone(), image.clone());
+            fleet.images.insert(image.digest.clone(), Image::of(image));
         }
         for service in state.services() {
             fleet.know(service);
@@ -89,8 +105,7 @@ impl Fleet {
             (_, Some(Object::Replica(replica))) => self.follow_replica(replica),
             (_, Some(Object::Service(service))) => self.know(service),
             (_, Some(Object::Image(image))) => {
-                self.images.insert(image.digest.clone(), image.clone());
-                self.classes.forget_services();
+                self.images.insert(image.digest.clone(), Image::of(image));
             }
             (_, Some(Object::Revision(revision))) => {
                 let key = (revision.service, revision.number);
@@ -104,7 +119,6 @@ impl Fleet {
             (Key::Service(id), None) => self.forget_service(*id),
             (Key::Image(digest), None) => {
                 self.images.remove(digest);
-                self.classes.forget_services();
             }
             (Key::Revision(service, number), None) => {
                 self.specs.remove(&(*service, *number));
@@ -202,7 +216,7 @@ impl Fleet {
         reservation
     }
 
-    fn hold(&mut self, replica: ReplicaId, held: Held) {
+    pub(crate) fn hold(&mut self, replica: ReplicaId, held: Held) {
         let service = self.services.entry(held.service).or_default();
         service.take(&held);
         self.nodes.edit(held.node, |used| used.take(&held));

@@ -10,6 +10,7 @@
 mod address;
 mod classes;
 mod constraint;
+mod displace;
 mod filter;
 mod fleet;
 mod ground;
@@ -25,6 +26,7 @@ mod score;
 mod topology;
 
 pub use constraint::{attribute, eligible, may_stay};
+pub use displace::Displacement;
 pub use filter::{FILTER_HOST_PORT, FILTER_MAX_PER_NODE};
 pub use fleet::Fleet;
 pub use place::{DISPLACED, Decision, Placed, Request, Rule, Why};

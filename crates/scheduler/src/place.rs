@@ -160,7 +160,7 @@ impl Fleet {
     fn place_by(&mut self, requests: &[Request], now: Timestamp, search: Search) -> Vec<Decision> {
         let mut order: Vec<&Request> = requests.iter().collect();
         // Most batches come in order: then this is one walk.
-        order.sort_by(|one, two| sort_key(one).cmp(&sort_key(two)));
+        order.sort_by_key(|request| sort_key(request));
         let mut decided = crate::id_map::IdMap::default();
         let (cpu, memory) = demand(&order);
         let needed = self.nodes.capacity().nodes_needed(cpu, memory);

@@ -9,7 +9,7 @@ use gantry_model::spec::{
 };
 
 use super::scalar::{choice, integer, name, parsed, some_text};
-use super::{Context, keys};
+use super::{Context, keys, workload};
 use crate::yaml::cursor::Cursor;
 
 const RULES: &[(&str, NeighbourRule)] = &[("with", NeighbourRule::With), ("apart", NeighbourRule::Apart)];
@@ -36,7 +36,9 @@ pub(crate) fn namespace_strategy(root: &Cursor<'_>) -> Option<Strategy> {
 
 /// Adds what a service's `x-gantry` says to its spec.
 pub(crate) fn extend(service: &Cursor<'_>, own: &Name, spec: &mut ServiceSpec, context: &Context<'_>) {
-    let Some(extension) = service.get("x-gantry") else { return };
+    let Some(extension) = service.get("x-gantry") else {
+        return;
+    };
     extension.check_keys(keys::X_GANTRY);
     if let Some(at) = extension.get("placement") {
         at.check_keys(keys::X_GANTRY_PLACEMENT);
@@ -48,6 +50,11 @@ pub(crate) fn extend(service: &Cursor<'_>, own: &Name, spec: &mut ServiceSpec, c
             });
         }
     }
+    if let Some(at) = extension.get("disruption") {
+        at.check_keys(keys::DISRUPTION);
+        spec.placement.max_unavailable = at.read("max_unavailable", parsed);
+    }
+    workload::extend(&extension, spec);
     if let Some(at) = extension.get("reserve") {
         reserve(&at, spec);
     }
@@ -141,7 +148,10 @@ fn neighbour(at: &Cursor<'_>, own: &Name, context: &Context<'_>) -> Option<Neigh
         (Some(rule), None) => choice(&rule, RULES)?,
         (None, Some(weight)) => NeighbourRule::Weight(bounded(&weight, WEIGHT_MAX)?),
         (Some(_), Some(_)) | (None, None) => {
-            at.error_with("one of 'rule' and 'weight' is needed", "write rule: with, rule: apart, or weight: 50");
+            at.error_with(
+                "one of 'rule' and 'weight' is needed",
+                "write rule: with, rule: apart, or weight: 50",
+            );
             return None;
         }
     };

@@ -388,7 +388,8 @@ pub(crate) const SECRET: &[Key] = &[
 ];
 
 /// `x-gantry` of a service: what Compose has no word for.
-pub(crate) const X_GANTRY: &[Key] = &[("placement", Read), ("reserve", Read)];
+pub(crate) const X_GANTRY: &[Key] = &[("placement", Read), ("reserve", Read), ("disruption", Read)];
+pub(crate) const DISRUPTION: &[Key] = &[("max_unavailable", Read)];
 /// `x-gantry` at the top level.
 pub(crate) const X_GANTRY_TOP: &[Key] = &[("placement", Read)];
 pub(crate) const X_GANTRY_TOP_PLACEMENT: &[Key] = &[("strategy", Read)];

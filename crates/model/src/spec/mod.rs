@@ -24,9 +24,9 @@ pub use health::{HealthCheck, HealthTest};
 pub use job::JobSpec;
 pub use mount::{DataMount, Mount, MountKind, Propagation};
 pub use placement::{
-    Affinity, Bound, Constraint, ConstraintKey, ConstraintOp, Neighbour, NeighbourRule, PREFERENCES_MAX, PRIORITY_MAX,
-    Placement, PlacementError, Preference, Strategy, Taint, TaintEffect, Toleration, VolumeRule, WEIGHT_MAX,
-    version_parts,
+    Affinity, Amount, Bound, Constraint, ConstraintKey, ConstraintOp, Neighbour, NeighbourRule, PREFERENCES_MAX,
+    PRIORITY_MAX, Placement, PlacementError, Preference, Strategy, Taint, TaintEffect, Toleration, VolumeRule,
+    WEIGHT_MAX, version_parts,
 };
 pub use port::{PORT_AUTO_MAX, PORT_AUTO_MIN, PortMode, PortSpec, Protocol};
 pub use restart::{RestartCondition, RestartPolicy};

@@ -39,6 +39,45 @@ pub struct Placement {
     /// What the node of a slot's named volumes means for its next replica.
     #[serde(default, skip_serializing_if = "VolumeRule::is_default")]
     pub volumes: VolumeRule,
+    /// So many of its replicas, and no more, may be away at a time for the cluster's own reasons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<Amount>,
+}
+
+/// A number of replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Amount {
+    /// So many.
+    Count(u32),
+    /// So many of a hundred, rounded down.
+    Percent(u32),
+}
+
+impl Amount {
+    /// How many that is of `replicas`.
+    #[must_use]
+    pub const fn of(self, replicas: u32) -> u32 {
+        match self {
+            Self::Count(count) => count,
+            Self::Percent(percent) => (replicas as u64 * percent as u64 / 100) as u32,
+        }
+    }
+}
+
+impl FromStr for Amount {
+    type Err = PlacementError;
+
+    fn from_str(text: &str) -> Result<Self, PlacementError> {
+        let number = |digits: &str| digits.parse().map_err(|_| PlacementError::Amount(text.to_string()));
+        match text.strip_suffix('%') {
+            Some(percent) => match number(percent)? {
+                percent @ 0..=100 => Ok(Self::Percent(percent)),
+                _ => Err(PlacementError::Amount(text.to_string())),
+            },
+            None => number(text).map(Self::Count),
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
@@ -286,6 +325,9 @@ pub enum PlacementError {
     /// Nothing to compare with, or nothing that can be compared so.
     #[error("constraint '{0}' has no value that can be compared so")]
     Value(String),
+    /// Neither a number nor a part of a hundred.
+    #[error("'{0}' is not an amount: write a number such as 1, or a percentage such as 25%")]
+    Amount(String),
     /// There is no such way of filling nodes.
     #[error("'{0}' is not a strategy: use binpack or spread")]
     Strategy(String),

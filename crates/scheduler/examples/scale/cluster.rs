@@ -109,6 +109,7 @@ pub fn spec(replicas: u64, cpu: u64, mib: u64) -> ServiceSpec {
         depends_on: BTreeMap::new(),
         labels: BTreeMap::new(),
         restart_generation: 0,
+        ..ServiceSpec::default()
     }
 }
 

@@ -55,7 +55,7 @@ fn speed(nodes: u64, services: u64, replicas: u64) -> (Fleet, Vec<Request>) {
         spent_ms += took;
         part_placed += good;
         part_ms += took;
-        if (index + 1) % (services / 20).max(1) == 0 {
+        if (index + 1_u64).is_multiple_of((services / 20).max(1)) {
             parts.push(part_placed * 1000 / part_ms.max(1));
             (part_placed, part_ms) = (0, 0);
         }

@@ -71,8 +71,8 @@ pub fn service(index: u64, nodes: u64, replicas: u64, services: u64, dice: &mut 
     let mib = (mib as f64 * 112_000.0 * 0.85 / share / mib_mean) as u64;
     let mut spec = cluster::spec(replicas / services, cpu.max(1), mib.max(1));
     let key = |text: &str| text.parse().expect("a valid attribute");
-    if index % 2 == 0 {
-        let constraint = if index % 4 == 0 {
+    if index.is_multiple_of(2) {
+        let constraint = if index.is_multiple_of(4) {
             "node.labels.disk==ssd"
         } else {
             "node.labels.disk!=nvme"
@@ -81,12 +81,12 @@ pub fn service(index: u64, nodes: u64, replicas: u64, services: u64, dice: &mut 
             .constraints
             .push(constraint.parse().expect("a valid constraint"));
     }
-    if index % 3 == 0 {
+    if index.is_multiple_of(3) {
         spec.placement.preferences = vec![
             Preference::Spread(key("node.labels.zone")),
             Preference::Spread(key("node.labels.rack")),
         ];
-    } else if index % 5 == 0 {
+    } else if index.is_multiple_of(5) {
         spec.placement.preferences = vec![Preference::Even {
             by: key("node.labels.zone"),
             max_skew: 2,

@@ -2,7 +2,7 @@
 
 use gantry_model::object::{Availability, ImageRecord, Node, NodeStatus};
 use gantry_model::phase::Phase;
-use gantry_model::spec::{GenericResource, ServiceSpec};
+use gantry_model::spec::{GenericResource, ServiceSpec, Toleration, VolumeRule};
 use gantry_model::{ByteSize, MilliCpu, NodeId};
 use gantry_scheduler::Fleet;
 use gantry_state::Object;
@@ -127,6 +127,8 @@ fn constraints_look_at_every_attribute() {
         with_node(|one| {
             one.labels.insert("disk".to_string(), "SSD".to_string());
             one.facts.labels.insert("rack".to_string(), "r1".to_string());
+            one.labels.insert("cores".to_string(), "16".to_string());
+            one.facts.kernel = "6.1.0-32-amd64".to_string();
             one.facts.runs_server = true;
         })
     };
@@ -145,6 +147,18 @@ fn constraints_look_at_every_attribute() {
         ("node.labels.missing==x".to_string(), false),
         ("node.labels.missing!=x".to_string(), true),
         ("engine.labels.rack==r1".to_string(), true),
+        ("node.labels.disk in (hdd, ssd)".to_string(), true),
+        ("node.labels.disk not in (hdd, ssd)".to_string(), false),
+        ("node.ip in (10.0.0.0/8, 192.0.2.0/24)".to_string(), true),
+        ("node.labels.disk exists".to_string(), true),
+        ("node.labels.missing exists".to_string(), false),
+        ("node.labels.missing missing".to_string(), true),
+        ("node.labels.cores >= 16".to_string(), true),
+        ("node.labels.cores > 16".to_string(), false),
+        ("node.labels.cores < 100".to_string(), true),
+        ("node.labels.disk > 1".to_string(), false),
+        ("node.kernel version >= 6.1".to_string(), true),
+        ("node.kernel version < 6".to_string(), false),
     ] {
         assert_eq!(refusal(machine(), &constraint(&text)).is_none(), holds, "{text}");
     }
@@ -242,4 +256,71 @@ fn ports_on_different_addresses_do_not_clash() {
             "{first:?} {second:?}"
         );
     }
+}
+
+#[test]
+fn taints_keep_away_what_does_not_tolerate_them() {
+    let tainted = |value: &str| {
+        let value = value.to_string();
+        with_node(move |one| {
+            one.labels.insert("gantry.taint.dedicated".to_string(), value);
+        })
+    };
+    let tolerant = |toleration: Toleration| wish(|spec| spec.placement.tolerations.push(toleration));
+    let dedicated = Toleration {
+        key: Some("dedicated".to_string()),
+        value: None,
+        effect: None,
+    };
+    let refused = Some(("taint".to_string(), "has the taint dedicated=gpu".to_string()));
+    assert_eq!(refusal(tainted("gpu:no_schedule"), &spec()), refused);
+    assert_eq!(refusal(tainted("gpu:no_execute"), &spec()), refused);
+    assert_eq!(refusal(tainted("gpu:prefer_no_schedule"), &spec()), None);
+    assert_eq!(refusal(tainted("gpu:no_schedule"), &tolerant(dedicated)), None);
+}
+
+#[test]
+fn what_is_reserved_and_overcommitted_counts() {
+    let labelled = |key: &str, value: &str| {
+        let (key, value) = (key.to_string(), value.to_string());
+        with_node(move |one| {
+            one.labels.insert(key, value);
+        })
+    };
+    let cores = |cores| wish(|spec| spec.resources.cpu_reservation = MilliCpu::cores(cores));
+    assert_eq!(refusal(labelled("gantry.overcommit.cpu", "1.5"), &cores(6)), None);
+    let refused = |reason: &str| Some(("cpu".to_string(), reason.to_string()));
+    assert_eq!(
+        refusal(labelled("gantry.overcommit.cpu", "1.5"), &cores(7)),
+        refused("needs 7 cores, 6 free")
+    );
+    assert_eq!(
+        refusal(labelled("gantry.reserved.cpu", "0.5"), &cores(4)),
+        refused("needs 4 cores, 3.5 free")
+    );
+}
+
+#[test]
+fn a_slot_stays_with_its_volumes_when_it_has_to() {
+    let stays = wish(|spec| spec.placement.volumes = VolumeRule::Stay);
+    let mut again = request(1, 9, &stays);
+    again.volumes_on = vec![NodeId(2)];
+    let mut fleet = fleet_of(vec![node(1), node(2)]);
+    assert_eq!(chosen(&fleet.place(std::slice::from_ref(&again), NOW)), [2]);
+    again.spec = std::sync::Arc::new(spec());
+    assert_eq!(
+        chosen(&fleet_of(vec![node(1), node(2)]).place(std::slice::from_ref(&again), NOW)),
+        [2]
+    );
+    let mut down = node(2);
+    down.status = NodeStatus::Down;
+    assert_eq!(
+        chosen(&fleet_of(vec![node(1), down.clone()]).place(std::slice::from_ref(&again), NOW)),
+        [1],
+        "preferred only"
+    );
+    again.spec = std::sync::Arc::new(stays);
+    let decisions = fleet_of(vec![node(1), down]).place(&[again], NOW);
+    let why = decisions[0].result.as_ref().expect_err("its volumes are away");
+    assert!(why.summary.contains("1 node does not have the slot's volumes"), "{why}");
 }

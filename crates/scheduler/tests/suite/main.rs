@@ -1,5 +1,6 @@
 //! Tests of placement over real states.
 
+mod displacement;
 mod filters;
 mod following;
 mod properties;

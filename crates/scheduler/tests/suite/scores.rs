@@ -1,7 +1,7 @@
 //! Which of several nodes is chosen.
 
 use gantry_model::phase::Phase;
-use gantry_model::spec::{Preference, ServiceSpec};
+use gantry_model::spec::{Affinity, Mode, Preference, ServiceSpec, Strategy};
 use gantry_model::{ByteSize, MilliCpu, NodeId, Timestamp};
 use gantry_scheduler::{FAILURE_WINDOW, FAILURES_MAX, Request};
 use gantry_state::Object;
@@ -148,4 +148,96 @@ fn a_new_revision_is_spread_for_itself() {
     let mut nodes = chosen(&fleet(objects).place(&requests, NOW));
     nodes.sort_unstable();
     assert_eq!(nodes, [1, 2, 3], "the old ones are about to leave");
+}
+
+#[test]
+fn wishes_are_weighed_against_each_other() {
+    let mut wants = reserving(100, 64);
+    for (text, weight) in [
+        ("node.labels.disk==ssd", 50),
+        ("node.labels.zone==a", -80),
+        ("node.hostname==n3", 20),
+    ] {
+        let constraint = text.parse().expect("a valid constraint");
+        wants.placement.affinities.push(Affinity { constraint, weight });
+    }
+    let mut avoided = labelled(1, "disk", "ssd");
+    avoided.labels.insert("zone".to_string(), "a".to_string());
+    let mut fleet = fleet_of(vec![avoided, node(2), node(3), labelled(4, "disk", "ssd")]);
+    let one_by_one: Vec<u64> = (1..=4)
+        .map(|id| {
+            let mut one = request(id, 9, &wants);
+            one.avoid = Vec::new();
+            let chosen = chosen(&fleet.place(&[one], NOW))[0];
+            // Full from now on.
+            let mut rest = request(100 + id, 50, &reserving(3900, 64));
+            rest.node = Some(NodeId(chosen));
+            fleet.place(&[rest], NOW);
+            chosen
+        })
+        .collect();
+    assert_eq!(one_by_one, [4, 3, 2, 1]);
+}
+
+#[test]
+fn groups_stay_within_their_bounds_even_if_that_leaves_some_pending() {
+    let mut wants = reserving(2000, 64);
+    wants.placement.preferences = vec![Preference::Even {
+        by: "node.labels.zone".parse().expect("a valid attribute"),
+        max_skew: 1,
+    }];
+    // Zone b has room for one, zone a for six.
+    let mut small = labelled(4, "zone", "b");
+    small.facts.cpu = MilliCpu(2500);
+    let nodes = vec![
+        labelled(1, "zone", "a"),
+        labelled(2, "zone", "a"),
+        labelled(3, "zone", "a"),
+        small,
+    ];
+    let decisions = fleet_of(nodes).place(&several(5, 1, &wants), NOW);
+    let chosen = chosen(&decisions);
+    assert_eq!([count(&chosen, 4), count(&chosen, 0)], [1, 2], "{chosen:?}");
+    let why = decisions
+        .iter()
+        .find_map(|one| one.result.as_ref().err())
+        .expect("two are left");
+    let expected = "would be more than 1 ahead of other values of node.labels.zone";
+    assert!(
+        why.refusals
+            .iter()
+            .any(|one| one.filter == "spread" && one.reason == expected),
+        "{why:?}"
+    );
+}
+
+#[test]
+fn the_strategy_spread_takes_the_emptiest_node() {
+    let mut wants = reserving(500, 256);
+    wants.placement.strategy = Some(Strategy::Spread);
+    let requests: Vec<Request> = (1..=6).map(|service| request(service, service, &wants)).collect();
+    let nodes = chosen(&fleet_of(vec![node(1), node(2), node(3)]).place(&requests, NOW));
+    assert_eq!([1, 2, 3].map(|node| count(&nodes, node)), [2, 2, 2], "{nodes:?}");
+}
+
+#[test]
+fn losing_a_node_costs_a_packed_service_at_most_a_tenth() {
+    let mut wants = reserving(100, 64);
+    wants.mode = Mode::Replicated { replicas: 20 };
+    let nodes: Vec<_> = (1..=15).map(node).collect();
+    let chosen = chosen(&fleet_of(nodes).place(&several(20, 1, &wants), NOW));
+    let most = (1..=15).map(|node| count(&chosen, node)).max();
+    assert_eq!(most, Some(2), "{chosen:?}");
+}
+
+#[test]
+fn a_batch_mixes_what_goes_well_together() {
+    let large = |id: u64, milli, mib| request(id, id, &reserving(milli, mib));
+    let mut requests: Vec<Request> = (1..=4).map(|id| large(id, 3000, 1024)).collect();
+    requests.extend((5..=8).map(|id| large(id, 1000, 3072)));
+    let nodes = chosen(&fleet_of((1..=8).map(node).collect()).place(&requests, NOW));
+    let mut used = nodes.clone();
+    used.sort_unstable();
+    used.dedup();
+    assert_eq!(used.len(), 4, "one of each per node: {nodes:?}");
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/records/KEY.json   the cache: key of a step → layer of the store
 //! DIR/digests/KEY.json   digests of parts of trees
+//! DIR/downloads/KEY.json what servers said about files of ADD
 //! DIR/contents/HEX       files of contexts
 //! DIR/folders/ID-N/      folders of RUN --mount=type=cache
 //! DIR/mounts/            points of mounts in progress, cleared at open

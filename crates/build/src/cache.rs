@@ -16,6 +16,8 @@ use gantry_image::{Node, Store};
 use gantry_model::{Digest, DurationMs, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::add::download::Known;
+use crate::contents::digest_of;
 use crate::error::{BuildError, Result};
 
 /// Name of the executor's root set in the store.
@@ -82,6 +84,8 @@ impl Cache {
                 cache.digests().insert(key, record.digest);
             }
         }
+        // Torn ones among them are told from whole ones when they are read.
+        documents(&cache.folder("downloads"))?;
         Ok(cache)
     }
 
@@ -133,6 +137,16 @@ impl Cache {
         Ok(())
     }
 
+    /// What a server said about an address.
+    pub(crate) fn download(&self, url: &str) -> Option<Known> {
+        read(&self.path("downloads", Key(digest_of(url.as_bytes()).ok()?))).ok()
+    }
+
+    pub(crate) fn insert_download(&self, url: &str, known: &Known) -> Result<()> {
+        let key = digest_of(url.as_bytes()).map_err(BuildError::io("write", url))?;
+        write(&self.path("downloads", Key(key)), known)
+    }
+
     fn path(&self, kind: &str, key: Key) -> PathBuf {
         self.folder(kind).join(format!("{}.json", key.0.hex()))
     }
@@ -179,6 +193,9 @@ impl Cache {
                 remove(&self.path("digests", *key))?;
             }
             digests.clear();
+            for (_, path) in documents(&self.folder("downloads"))? {
+                remove(&path)?;
+            }
         }
         Ok(pruned)
     }

@@ -32,6 +32,7 @@ mod step;
 mod tree;
 mod work;
 
+pub use add::download::download;
 pub use builder::{Builder, BuilderConfig, PrunedCache, Usage};
 pub use cache::{CacheRecord, ROOTS};
 pub use cancel::Cancel;

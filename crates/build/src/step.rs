@@ -329,7 +329,12 @@ impl Work<'_> {
         let file = match downloads.get(url) {
             Some(file) => Arc::clone(file),
             None => {
-                let file = Arc::new(download::fetch(url, self.builder, self.cancel)?);
+                let file = Arc::new(download::fetch(
+                    url,
+                    self.request.spec.no_cache,
+                    self.builder,
+                    self.cancel,
+                )?);
                 downloads.insert(url.to_string(), Arc::clone(&file));
                 file
             }

@@ -288,7 +288,9 @@ impl ImageError {
             | Self::WrongSize { .. }
             | Self::WrongOffset { .. }
             | Self::WrongUploadOffset { .. } => "transfer it again",
-            Self::NotFound { what: "image", .. } => "see gantry image ls; load or import it first",
+            Self::NotFound { what: "image", .. } => {
+                "`gantry image ls` shows what is here; `gantry image pull`, `load` or `import` brings it in"
+            }
             Self::Ambiguous { .. } => "write more digits",
             Self::InUse { .. } => "remove the services that use it first",
             Self::Incomplete { .. } => "load it again on this node, or bring back a node that holds it",

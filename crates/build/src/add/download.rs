@@ -1,4 +1,7 @@
 //! Downloads of `ADD`, into the contents of the builder: HTTP/1.1, with TLS, redirects and deadlines.
+//!
+//! What a server marked with an `ETag` or a time is asked for again under that condition, and not sent again unless it changed
+//! (RFC 9110, 13).
 
 use std::fs::File;
 use std::io;
@@ -12,6 +15,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -61,25 +65,85 @@ impl Download {
     }
 }
 
-/// Downloads a file.
-pub(crate) fn fetch(url: &str, builder: &Builder, cancel: &Cancel) -> Result<Download> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(BuildError::io("start", "the download"))?;
-    runtime.block_on(async {
-        let mut response = follow(url, cancel).await?;
-        let modified = response
-            .headers()
-            .get("last-modified")
-            .and_then(|value| value.to_str().ok());
-        let modified = modified.and_then(|text| httpdate::parse_http_date(text).ok());
-        let modified = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-        let (digest, size) = receive(url, &mut response, builder, cancel).await?;
-        Ok(Download {
+/// What a server said about a file that is here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_modified: Option<String>,
+    digest: Digest,
+    size: u64,
+}
+
+impl Known {
+    fn of(response: &Response<Incoming>, digest: Digest, size: u64) -> Self {
+        let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_string());
+        Self {
+            etag: header("etag"),
+            last_modified: header("last-modified"),
             digest,
             size,
+        }
+    }
+
+    const fn is_conditional(&self) -> bool {
+        self.etag.is_some() || self.last_modified.is_some()
+    }
+
+    fn download(&self, contents: &Arc<Contents>) -> Download {
+        let modified = self.last_modified.as_deref();
+        let modified = modified.and_then(|text| httpdate::parse_http_date(text).ok());
+        let modified = modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        Download {
+            digest: self.digest,
+            size: self.size,
             modified: modified.map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(0)),
-            contents: Arc::clone(&builder.contents),
-        })
+            contents: Arc::clone(contents),
+        }
+    }
+}
+
+/// Downloads a file; `fresh` takes nothing for known.
+pub(crate) fn fetch(url: &str, fresh: bool, builder: &Builder, cancel: &Cancel) -> Result<Download> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(BuildError::io("start", "the download"))?;
+    let known = builder.cache.download(url).filter(|known| {
+        // Opening marks it as used, so that it stays.
+        !fresh && builder.contents.has(known.digest, known.size) && builder.contents.open_content(known.digest).is_ok()
+    });
+    runtime.block_on(async {
+        let mut response = follow(url, known.as_ref(), cancel).await?;
+        if let Some(known) = known.filter(|_| response.status() == StatusCode::NOT_MODIFIED) {
+            return Ok(known.download(&builder.contents));
+        }
+        let (digest, size) = receive(url, &mut response, builder, cancel).await?;
+        let known = Known::of(&response, digest, size);
+        if known.is_conditional() {
+            builder.cache.insert_download(url, &known)?;
+        }
+        Ok(known.download(&builder.contents))
+    })
+}
+
+/// Downloads into memory, for contexts that are an address; not more than `most` bytes.
+///
+/// # Errors
+/// When the server cannot be reached, refuses, or sends more.
+pub fn download(url: &str, most: u64) -> Result<Vec<u8>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(BuildError::io("start", "the download"))?;
+    let cancel = Cancel::new()?;
+    runtime.block_on(async {
+        let mut response = follow(url, None, &cancel).await?;
+        let mut bytes = Vec::new();
+        while let Some(data) = next(url, &mut response).await? {
+            if (bytes.len() + data.len()) as u64 > most {
+                return Err(failed(url, format!("it is larger than {most} bytes")));
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes)
     })
 }
 
@@ -91,15 +155,16 @@ fn failed(url: &str, reason: impl std::fmt::Display) -> BuildError {
     }
 }
 
-async fn follow(url: &str, cancel: &Cancel) -> Result<Response<Incoming>> {
+async fn follow(url: &str, known: Option<&Known>, cancel: &Cancel) -> Result<Response<Incoming>> {
     let mut here = Url::parse(url).map_err(|error| failed(url, error))?;
     for _ in 0..=REDIRECTS_MAX {
         cancel.check()?;
-        let asked = tokio::time::timeout(SILENCE, ask(&here)).await;
+        let asked = tokio::time::timeout(SILENCE, ask(&here, known)).await;
         let response = asked
             .map_err(|_| failed(url, "the server does not answer"))?
             .map_err(|error| failed(url, error))?;
-        if response.status() == StatusCode::OK {
+        let is_unchanged = known.is_some() && response.status() == StatusCode::NOT_MODIFIED;
+        if response.status() == StatusCode::OK || is_unchanged {
             return Ok(response);
         }
         let location = response.headers().get("location").and_then(|value| value.to_str().ok());
@@ -113,7 +178,7 @@ async fn follow(url: &str, cancel: &Cancel) -> Result<Response<Incoming>> {
     Err(failed(url, "the server redirects without end"))
 }
 
-async fn ask(url: &Url) -> io::Result<Response<Incoming>> {
+async fn ask(url: &Url, known: Option<&Known>) -> io::Result<Response<Incoming>> {
     let invalid = |reason: &str| io::Error::new(io::ErrorKind::InvalidInput, reason.to_string());
     let host = url.host_str().ok_or_else(|| invalid("the address has no host"))?;
     let port = url
@@ -124,9 +189,9 @@ async fn ask(url: &Url) -> io::Result<Response<Incoming>> {
         "https" => {
             let name = ServerName::try_from(host.to_string()).map_err(|error| invalid(&error.to_string()))?;
             let tls = TlsConnector::from(Arc::new(tls()?)).connect(name, tcp).await?;
-            request(url, host, tls).await
+            request(url, host, known, tls).await
         }
-        "http" => request(url, host, tcp).await,
+        "http" => request(url, host, known, tcp).await,
         other => Err(invalid(&format!("{other} is no scheme for downloads"))),
     }
 }
@@ -145,6 +210,7 @@ fn tls() -> io::Result<ClientConfig> {
 async fn request(
     url: &Url,
     host: &str,
+    known: Option<&Known>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> io::Result<Response<Incoming>> {
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
@@ -161,12 +227,31 @@ async fn request(
         Some(port) => format!("{host}:{port}"),
         None => host.to_string(),
     };
-    let request = Request::get(path)
+    let mut request = Request::get(path)
         .header("host", host)
         .header("user-agent", "gantry")
         .header("accept", "*/*");
+    if let Some(etag) = known.and_then(|known| known.etag.as_ref()) {
+        request = request.header("if-none-match", etag);
+    }
+    if let Some(time) = known.and_then(|known| known.last_modified.as_ref()) {
+        request = request.header("if-modified-since", time);
+    }
     let request = request.body(Empty::<Bytes>::new()).map_err(io::Error::other)?;
     sender.send_request(request).await.map_err(io::Error::other)
+}
+
+/// The next bytes; none at the end.
+async fn next(url: &str, response: &mut Response<Incoming>) -> Result<Option<Bytes>> {
+    loop {
+        let frame = tokio::time::timeout(SILENCE, response.body_mut().frame()).await;
+        let frame = frame.map_err(|_| failed(url, "the server stopped sending"))?;
+        let Some(frame) = frame else { return Ok(None) };
+        // What is no data are trailers, which say nothing here.
+        if let Ok(data) = frame.map_err(|error| failed(url, error))?.into_data() {
+            return Ok(Some(data));
+        }
+    }
 }
 
 /// The digest is only known at the end, so the file gets its name then.
@@ -180,15 +265,10 @@ async fn receive(
     let (mut hasher, mut size) = (Sha256::new(), 0);
     loop {
         cancel.check()?;
-        let frame = tokio::time::timeout(SILENCE, response.body_mut().frame()).await;
-        let frame = frame.map_err(|_| failed(url, "the server stopped sending"))?;
-        let Some(frame) = frame else { break };
-        let frame = frame.map_err(|error| failed(url, error))?;
-        if let Some(data) = frame.data_ref() {
-            hasher.update(data);
-            size += data.len() as u64;
-            arriving.write(data)?;
-        }
+        let Some(data) = next(url, response).await? else { break };
+        hasher.update(&data);
+        size += data.len() as u64;
+        arriving.write(&data)?;
     }
     let digest = Digest::from_bytes(hasher.finalize().into());
     arriving.finish_as(digest)?;

@@ -1,8 +1,9 @@
 //! `COPY`, `ADD` and `WORKDIR` without a container.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::sync::{Arc, Mutex};
 
 use crate::support::{Lab, can_run};
 
@@ -235,4 +236,93 @@ fn here_documents_become_files() {
     assert_eq!(built.read("files/ONE"), "hello world\n");
     assert_eq!(built.read("files/TWO"), "hello $NAME\n");
     assert_eq!(built.read("second"), "second\n");
+}
+
+/// A web server with one file; says how often it was sent, and how often it had not changed.
+struct Web {
+    address: String,
+    file: Arc<Mutex<(String, String)>>,
+    answers: Arc<Mutex<Vec<u16>>>,
+}
+
+impl Web {
+    fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}/file.txt", listener.local_addr().expect("bound"));
+        let web = Self {
+            address,
+            file: Arc::default(),
+            answers: Arc::default(),
+        };
+        let (file, answers) = (Arc::clone(&web.file), Arc::clone(&web.answers));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("a connection");
+                let mut lines = Vec::new();
+                for line in BufReader::new(&stream).lines() {
+                    let line = line.expect("a request").to_ascii_lowercase();
+                    if line.is_empty() {
+                        break;
+                    }
+                    lines.push(line);
+                }
+                let (etag, text) = file.lock().expect("lock").clone();
+                let is_known = !etag.is_empty() && lines.contains(&format!("if-none-match: {etag}"));
+                let (status, text) = if is_known { (304, String::new()) } else { (200, text) };
+                answers.lock().expect("lock").push(status);
+                let mark = if etag.is_empty() {
+                    etag
+                } else {
+                    format!("etag: {etag}\r\n")
+                };
+                let head = format!(
+                    "HTTP/1.1 {status} x\r\ncontent-length: {}\r\n{mark}connection: close\r\n\r\n",
+                    text.len()
+                );
+                stream.write_all(format!("{head}{text}").as_bytes()).expect("answered");
+            }
+        });
+        web
+    }
+
+    fn serve(&self, etag: &str, text: &str) {
+        *self.file.lock().expect("lock") = (etag.to_string(), text.to_string());
+    }
+
+    fn answers(&self) -> Vec<u16> {
+        std::mem::take(&mut *self.answers.lock().expect("lock"))
+    }
+}
+
+#[test]
+fn a_download_that_did_not_change_is_not_sent_again() {
+    if !can_run() {
+        return;
+    }
+    let (mut lab, web) = (Lab::with_busybox(), Web::start());
+    let dockerfile = format!("FROM busybox\nADD {} /\n", web.address);
+    web.serve("\"one\"", "one");
+    assert_eq!(lab.build(&dockerfile).read("file.txt"), "one");
+    assert_eq!(web.answers(), [200]);
+    assert_eq!(lab.build(&dockerfile).seen.worked(), Vec::<String>::new());
+    assert_eq!(web.answers(), [304]);
+    web.serve("\"two\"", "two");
+    assert_eq!(lab.build(&dockerfile).read("file.txt"), "two");
+    assert_eq!(web.answers(), [200]);
+    // Contents that are gone are sent again, and so are all when nothing is to be known.
+    lab.builder.prune(gantry_model::DurationMs(0), false).expect("pruned");
+    assert_eq!(lab.build(&dockerfile).read("file.txt"), "two");
+    lab.request.spec.no_cache = true;
+    assert_eq!(lab.build(&dockerfile).read("file.txt"), "two");
+    assert_eq!(web.answers(), [200, 200]);
+    // A server that marks nothing is asked for everything.
+    lab.request.spec.no_cache = false;
+    web.serve("", "three");
+    assert_eq!(lab.build(&dockerfile).read("file.txt"), "three");
+    assert_eq!(
+        lab.build(&dockerfile).seen.worked(),
+        Vec::<String>::new(),
+        "the content is the same"
+    );
+    assert_eq!(web.answers(), [200, 200]);
 }

@@ -258,7 +258,8 @@ impl Lab {
             layout: layout.clone(),
             cgroup_parent: parent.clone(),
             shim,
-            parallelism: None,
+            // Also where there is one processor: tests are about what works side by side.
+            parallelism: Some(2),
         });
         let lab = Self {
             builder: builder.expect("builder"),

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::fake::{Answer, Fake, Fault};
 use crate::image::{Image, digest_of};
-use crate::{Steps, client, nobody, plain, reference, store};
+use crate::{Steps, client, impatient, nobody, plain, reference, store};
 
 async fn pull(client: &Client, store: &Arc<Store>, registry: &Fake) -> Result<Pulled> {
     let (keychain, name) = (nobody(), reference(registry, "app:v1"));
@@ -44,7 +44,7 @@ async fn a_broken_download_goes_on_where_it_was() {
     registry.fault(blob(&image, 0), Fault::Answer(503, vec![], "{}"));
     registry.fault(blob(&image, 0), Fault::Hangup);
     let (_dir, store) = store();
-    let pulled = pull(&client(plain(&[&registry])), &store, &registry)
+    let pulled = pull(&client(impatient(plain(&[&registry]))), &store, &registry)
         .await
         .expect("the rest comes later");
     assert_eq!(pulled.image, image.digest());
@@ -163,11 +163,13 @@ async fn a_registry_that_fails_for_good_is_told_after_some_attempts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_ends_with_a_stall() {
     let registry = Fake::start().await;
-    for _ in 0..5 {
+    let mut options = impatient(plain(&[&registry]));
+    options.timing.attempts_max = 2;
+    for _ in 0..options.timing.attempts_max {
         registry.fault("GET", Fault::Silence);
     }
     let (_dir, store) = store();
-    let problem = pull(&client(plain(&[&registry])), &store, &registry)
+    let problem = pull(&client(options), &store, &registry)
         .await
         .expect_err("nothing comes")
         .problem();

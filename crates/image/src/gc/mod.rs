@@ -42,7 +42,7 @@ pub struct PruneOptions {
     pub all: bool,
     /// Only those not used for so long.
     pub unused_for: DurationMs,
-    /// Say what would go, without its bytes, and leave it.
+    /// Say what would go, and leave it.
     pub dry_run: bool,
 }
 
@@ -149,11 +149,11 @@ impl Store {
                 .filter(|digest| catalog.images_below(*digest).is_empty());
             let family: BTreeSet<_> = family.chain(indexes).collect();
             drop_unheld(&mut catalog, &family, used, &mut removed.deleted);
-            Ok(if options.dry_run {
-                state.catalog.clone()
-            } else {
-                catalog
-            })
+            if options.dry_run {
+                removed.freed = self.only_of(&removed.deleted, &state.catalog, &catalog);
+                return Ok(state.catalog.clone());
+            }
+            Ok(catalog)
         })?;
         if !options.dry_run {
             removed.freed = self.drop_unused(&self.everything()?)?;
@@ -190,6 +190,18 @@ impl Store {
             catalog.pinned.remove(&digest);
             Ok(())
         })
+    }
+
+    /// Bytes of the blobs that the images need now, and that nothing of the catalog after them does.
+    fn only_of(&self, images: &[Digest], now: &Catalog, then: &Catalog) -> ByteSize {
+        let needed: BTreeSet<Node> = images.iter().flat_map(|image| now.needs(*image)).collect();
+        let kept = then.images.keys().chain(then.indexes.keys());
+        let kept: BTreeSet<Node> = kept.flat_map(|image| then.needs(*image)).collect();
+        let size = |node: &Node| match node {
+            Node::Blob(digest) => self.blobs.size(*digest).unwrap_or(0),
+            Node::Layer(_) | Node::Manifest(_) => 0,
+        };
+        ByteSize(needed.difference(&kept).map(size).sum())
     }
 
     /// Every blob and layer on disk.

@@ -2,6 +2,7 @@
 //!
 //! Swarm's names: `.Service.ID`, `.Service.Name`, `.Service.Labels.KEY`, `.Node.ID`, `.Node.Hostname`, `.Node.Platform.OS`,
 //! `.Node.Platform.Architecture`, `.Task.ID`, `.Task.Name`, `.Task.Slot`, and `index .Service.Labels "KEY"` for keys with dots.
+//! Beyond Swarm's: `.Task.Index`, the slot counted from 0.
 //! Braces around anything else are the user's own and stay as they are: many programs have templates in their settings. Pure.
 
 use std::collections::BTreeMap;
@@ -98,6 +99,7 @@ impl Values<'_> {
             ".Task.ID" => self.item.id.to_string(),
             ".Task.Name" => self.item.name(),
             ".Task.Slot" => self.item.slot.to_string(),
+            ".Task.Index" => self.item.slot.index()?.to_string(),
             ".Node.ID" => self.node.id.to_string(),
             ".Node.Hostname" => self.node.name.clone(),
             ".Node.Platform.OS" => "linux".to_string(),
@@ -153,6 +155,7 @@ mod tests {
         for (text, expected) in [
             ("{{.Service.Name}}-{{.Task.Slot}}", "web-3"),
             ("{{ .Task.Name }}", "web.3"),
+            ("{{.Task.Index}}", "2"),
             ("on {{.Node.Hostname}}!", "on alpha!"),
             ("{{.Node.Platform.OS}}/{{.Node.Platform.Architecture}}", "linux/amd64"),
             ("{{.Service.Labels.tier}}", "front"),

@@ -9,7 +9,7 @@ use gantry_model::spec::{
 };
 
 use super::scalar::{choice, integer, name, parsed, some_text};
-use super::{Context, keys};
+use super::{Context, keys, workload};
 use crate::yaml::cursor::Cursor;
 
 const RULES: &[(&str, NeighbourRule)] = &[("with", NeighbourRule::With), ("apart", NeighbourRule::Apart)];
@@ -54,6 +54,7 @@ pub(crate) fn extend(service: &Cursor<'_>, own: &Name, spec: &mut ServiceSpec, c
         at.check_keys(keys::DISRUPTION);
         spec.placement.max_unavailable = at.read("max_unavailable", parsed);
     }
+    workload::extend(&extension, spec);
     if let Some(at) = extension.get("reserve") {
         reserve(&at, spec);
     }

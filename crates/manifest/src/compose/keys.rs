@@ -388,7 +388,43 @@ pub(crate) const SECRET: &[Key] = &[
 ];
 
 /// `x-gantry` of a service: what Compose has no word for.
-pub(crate) const X_GANTRY: &[Key] = &[("placement", Read), ("reserve", Read), ("disruption", Read)];
+pub(crate) const X_GANTRY: &[Key] = &[
+    ("placement", Read),
+    ("reserve", Read),
+    ("disruption", Read),
+    ("rollout", Read),
+    ("job", Read),
+    ("cron", Read),
+    ("stateful", Read),
+];
+pub(crate) const ROLLOUT: &[Key] = &[
+    ("batch", Read),
+    ("progress_deadline", Read),
+    ("canary", Read),
+    ("blue_green", Read),
+];
+pub(crate) const CANARY_STEP: &[Key] = &[("percent", Read), ("hold", Read)];
+pub(crate) const BLUE_GREEN: &[Key] = &[("hold", Read)];
+pub(crate) const JOB: &[Key] = &[
+    ("completions", Read),
+    ("parallelism", Read),
+    ("indexed", Read),
+    ("backoff_limit", Read),
+    ("deadline", Read),
+    ("ttl", Read),
+];
+pub(crate) const CRON: &[Key] = &[
+    ("schedule", Read),
+    ("time_zone", Read),
+    ("concurrency", Read),
+    ("starting_deadline", Read),
+    ("history", Read),
+    ("suspend", Read),
+];
+pub(crate) const CRON_HISTORY: &[Key] = &[("succeeded", Read), ("failed", Read)];
+pub(crate) const STATEFUL: &[Key] = &[("start", Read), ("exclusive", Read)];
+/// `x-gantry` of a volume at the top level.
+pub(crate) const X_GANTRY_VOLUME: &[Key] = &[("per_slot", Read)];
 pub(crate) const DISRUPTION: &[Key] = &[("max_unavailable", Read)];
 /// `x-gantry` at the top level.
 pub(crate) const X_GANTRY_TOP: &[Key] = &[("placement", Read)];

@@ -28,6 +28,7 @@ mod restart;
 pub(crate) mod scalar;
 mod service;
 mod sources;
+mod workload;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -40,11 +40,27 @@ pub(crate) fn volumes(at: &Cursor<'_>) -> BTreeMap<Name, VolumeSpec> {
         let spec = VolumeSpec {
             shared_name,
             external,
+            per_slot: per_slot(entry, external),
             labels: entry.read("labels", labels).unwrap_or_default(),
         };
         Some((key, spec))
     };
     at.all_entries().iter().filter_map(volume).collect()
+}
+
+/// `x-gantry: {per_slot: true}`.
+fn per_slot(volume: &Cursor<'_>, external: bool) -> bool {
+    let read = |extension: &Cursor<'_>| {
+        extension.check_keys(keys::X_GANTRY_VOLUME);
+        extension.read("per_slot", |at| {
+            let wanted = boolean(at)?;
+            if wanted && external {
+                at.error_with("an external volume is one volume", "remove it, or 'external'");
+            }
+            Some(wanted)
+        })
+    };
+    volume.read("x-gantry", read).unwrap_or(false)
 }
 
 /// All mounts of a service: `volumes`, then `tmpfs`. A target is mounted once.
@@ -186,8 +202,16 @@ fn named(at: &Cursor<'_>, source: &str, context: &Context<'_>) -> Option<MountKi
 
 fn volume(name: Option<Name>, context: Option<&Context<'_>>) -> MountKind {
     let node_name = name.as_ref().zip(context).map(|(name, context)| {
-        let shared = context.volumes.get(name).and_then(|volume| volume.shared_name.as_ref());
-        context.cluster_name(name, shared)
+        let spec = context.volumes.get(name);
+        let shared = spec.and_then(|volume| volume.shared_name.as_ref());
+        let node_name = context.cluster_name(name, shared);
+        // The node's agent fills in which slot the replica has.
+        let per_slot = spec.is_some_and(|volume| volume.per_slot);
+        if per_slot {
+            format!("{node_name}.{{{{.Task.Slot}}}}")
+        } else {
+            node_name
+        }
     });
     MountKind::Volume {
         name,

@@ -8,3 +8,4 @@ mod keys;
 mod limits;
 mod never_panics;
 mod project;
+mod workloads;

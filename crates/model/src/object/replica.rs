@@ -19,6 +19,17 @@ pub enum Slot {
     Node(NodeId),
 }
 
+impl Slot {
+    /// The position counted from 0; none where nodes are the positions.
+    #[must_use]
+    pub const fn index(self) -> Option<u32> {
+        match self {
+            Self::Index(index) => Some(index.saturating_sub(1)),
+            Self::Node(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Slot {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

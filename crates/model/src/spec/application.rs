@@ -53,6 +53,9 @@ pub struct VolumeSpec {
     /// Must exist already; it is never created and never removed.
     #[serde(default)]
     pub external: bool,
+    /// Each slot of a service has one of its own, which successive replicas of the slot find again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub per_slot: bool,
     /// Labels of the user.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -142,6 +142,11 @@ impl Fleet {
         Reservation::of(spec, self.known.get(&service).map_or(&[], |known| &known.ports))
     }
 
+    /// The spec of a revision, if it is kept.
+    pub(crate) fn spec_of(&self, service: ServiceId, revision: u32) -> Option<Arc<ServiceSpec>> {
+        self.specs.get(&(service, revision)).cloned()
+    }
+
     /// The id of a service of a namespace.
     pub(crate) fn service_named(&self, namespace: &Name, name: &Name) -> Option<ServiceId> {
         self.names.get(&(namespace.clone(), name.clone())).copied()
@@ -225,7 +230,7 @@ impl Fleet {
         }
     }
 
-    fn forget(&mut self, replica: ReplicaId) {
+    pub(crate) fn forget(&mut self, replica: ReplicaId) {
         let Some(held) = self.held.remove(&replica) else { return };
         let key = (held.service, held.revision);
         if let Some(waiting) = self.unknown.get_mut(&key) {

@@ -24,6 +24,7 @@ mod refusal;
 mod reservation;
 mod score;
 mod topology;
+mod what_if;
 
 pub use constraint::{attribute, eligible, may_stay};
 pub use displace::Displacement;
@@ -31,3 +32,4 @@ pub use filter::{FILTER_HOST_PORT, FILTER_MAX_PER_NODE};
 pub use fleet::Fleet;
 pub use place::{DISPLACED, Decision, Placed, Request, Rule, Why};
 pub use score::{FAILURE_WINDOW, FAILURES_MAX};
+pub use what_if::{Loss, RoomFor};

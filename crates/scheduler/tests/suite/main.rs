@@ -6,3 +6,4 @@ mod following;
 mod properties;
 mod scores;
 mod support;
+mod what_if;

@@ -194,7 +194,7 @@ fn names_paths_and_profiles() {
         return;
     }
     let mut lab = Lab::script(
-        "cat /proc/sys/kernel/domainname; [ $(wc -c < /proc/interrupts) -gt 0 ] && echo open; ls -d /dev/shm",
+        "exec 2>&1; cat /proc/sys/kernel/domainname; [ $(wc -c < /proc/interrupts) -gt 0 ] && echo open; ls -d /dev/shm",
     );
     lab.container.domainname = Some("example.org".to_string());
     lab.container.system_paths_unconfined = true;

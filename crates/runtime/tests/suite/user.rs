@@ -73,7 +73,7 @@ fn a_container_with_its_own_ids_is_nobody_on_the_node() {
     // Everything that stands between it and the node is taken away, but for its ids: all capabilities, no filter, the node's
     // processes, and the node's root in its reach.
     let mut lab = lab(
-        "cat /host/secret; cat /proc/1/root/etc/shadow; echo x > /host/new; chown 0 /host/open; mount -t tmpfs x /host; \
+        "exec 2>&1; cat /host/secret; cat /proc/1/root/etc/shadow; echo x > /host/new; chown 0 /host/open; mount -t tmpfs x /host; \
          date -s 2000-01-01; hostname other; kill -0 1; mknod /tmp/disk b 8 0; echo 1 > /proc/sys/kernel/panic; \
          chroot /proc/1/root /bin/true; nsenter -t 1 -m true; echo end",
     );

@@ -1,7 +1,18 @@
-//! What must be true after every transaction, checked in debug builds and by tests.
+//! What must be true after every transaction, checked in debug builds, by tests and by the simulator.
+//!
+//! One promise per file. [`State::violations_of`] looks at what a transaction changed, [`State::violations`] at everything that is
+//! stored, [`State::crowding`] at one node.
+
+mod address;
+mod capacity;
+mod placement;
+mod port;
+mod rank;
+mod revision;
 
 use std::fmt;
 
+use gantry_model::NodeId;
 use gantry_model::object::Replica;
 
 use crate::{Change, Object, State};
@@ -19,70 +30,55 @@ impl fmt::Display for Violation {
     }
 }
 
+/// Collects violations.
+#[derive(Default)]
+pub(crate) struct Findings(Vec<Violation>);
+
+impl Findings {
+    pub(crate) fn add(&mut self, message: String) {
+        self.0.push(Violation { message });
+    }
+
+    pub(crate) fn require(&mut self, holds: bool, replica: &Replica, what: &str) {
+        if !holds {
+            self.add(format!("{} ({}): {what}", replica.object(), replica.id));
+        }
+    }
+}
+
 impl State {
     /// The invariants broken by `changes`; empty when all hold. Costs what the changes cost, not what the state holds.
     #[must_use]
     pub fn violations_of(&self, changes: &[Change]) -> Vec<Violation> {
-        let mut violations = Vec::new();
+        let mut findings = Findings::default();
         for change in changes {
             if let (Some(before), Some(after)) = (&change.before, &change.after)
                 && let (Object::Replica(before), Object::Replica(after)) = (before.as_ref(), after.as_ref())
             {
-                check_replica(before, after, &mut violations);
+                rank::check(before, after, &mut findings);
+                placement::check(before, after, &mut findings);
             }
         }
-        violations
+        findings.0
     }
 
     /// The invariants of the whole state, for tests and for a state that was just loaded.
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
-        let mut violations = Vec::new();
-        let mut addresses = std::collections::BTreeMap::new();
-        for replica in self.replicas().filter(|replica| replica.holds_resources()) {
-            if let Some(address) = replica.address
-                && let Some(other) = addresses.insert(address, replica.id)
-            {
-                violations.push(Violation {
-                    message: format!("{} and replica {other} share the address {address}", replica.object()),
-                });
-            }
-        }
-        for service in self.services() {
-            if self.revision_of(service.id, service.revision).is_none() {
-                let message = format!(
-                    "{} has no record of its revision {}",
-                    service.object(),
-                    service.revision
-                );
-                violations.push(Violation { message });
-            }
-        }
-        violations
+        let mut findings = Findings::default();
+        address::check(self, &mut findings);
+        revision::check(self, &mut findings);
+        findings.0
     }
-}
 
-fn check_replica(before: &Replica, after: &Replica, violations: &mut Vec<Violation>) {
-    let mut require = |holds: bool, what: &str| {
-        if !holds {
-            violations.push(Violation {
-                message: format!("{} ({}): {what}", after.object(), after.id),
-            });
-        }
-    };
-    require(after.observed.phase >= before.observed.phase, "its phase fell");
-    require(after.desired >= before.desired, "what is desired of it fell");
-    require(
-        before.node.is_none() || after.node == before.node,
-        "it moved to another node",
-    );
-    require(
-        before.address.is_none() || after.address == before.address,
-        "its address changed",
-    );
-    require(
-        after.service == before.service && after.slot == before.slot,
-        "it changed its slot",
-    );
-    require(after.revision == before.revision, "it changed its revision");
+    /// What a node was given beyond what it has: processor time, memory, other resources, ports of its own.
+    ///
+    /// It holds for whatever the leader places; not for states made up by tests, nor after a machine came back smaller than it was.
+    #[must_use]
+    pub fn crowding(&self, node: NodeId) -> Vec<Violation> {
+        let mut findings = Findings::default();
+        capacity::check(self, node, &mut findings);
+        port::check(self, node, &mut findings);
+        findings.0
+    }
 }

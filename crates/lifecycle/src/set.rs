@@ -36,7 +36,8 @@ pub struct Update {
 pub struct Delta {
     /// It was a complete set: what it does not name is not wanted.
     pub complete: bool,
-    /// Replicas that are new or changed.
+    /// Replicas that are new or changed; after a complete set all of them: what is held may be of a former agent, which did not
+    /// come to act on it.
     pub replicas_put: Vec<ReplicaId>,
     /// Replicas that are no longer in the set.
     pub replicas_gone: Vec<ReplicaId>,
@@ -102,7 +103,7 @@ impl AssignmentSet {
                 self.items.get(&key)
             };
             if let ItemKey::Replica(id) = key
-                && known != Some(&item)
+                && (complete || known != Some(&item))
             {
                 delta.replicas_put.push(id);
             }
@@ -249,6 +250,36 @@ mod tests {
         assert!(set.node().is_some(), "what is held stays until a complete set comes");
         set.apply(complete(1, vec![data(2, 1)])).expect("complete");
         assert!(set.node().is_none());
+    }
+
+    #[test]
+    fn a_complete_set_names_all_its_replicas_whether_or_not_they_are_held() {
+        let replica = Item::Replica(ReplicaItem {
+            id: ReplicaId(7),
+            service: ServiceId(1),
+            namespace: "shop".parse().expect("a name"),
+            service_name: "web".parse().expect("a name"),
+            slot: gantry_model::object::Slot::Index(1),
+            revision: 1,
+            address: Ipv4Addr::new(10, 128, 0, 2),
+            desired: gantry_model::phase::Desired::Run,
+            spec: serde_json::from_str::<std::sync::Arc<_>>(
+                r#"{"mode":{"replicated":{"replicas":1}},"container":{"image":"app"}}"#,
+            )
+            .expect("a spec"),
+        });
+        // A former agent saved the set and ended before it had saved anything of the replica.
+        let mut set = AssignmentSet::saved(vec![replica.clone()]);
+        set.begin_session();
+        let delta = set.apply(complete(1, vec![replica.clone()])).expect("complete");
+        assert_eq!(delta.replicas_put, [ReplicaId(7)]);
+        let again = Update {
+            applies_to: 1,
+            results_in: 2,
+            put: vec![replica],
+            ..Update::default()
+        };
+        assert!(set.apply(again).expect("it chains").replicas_put.is_empty());
     }
 
     proptest! {

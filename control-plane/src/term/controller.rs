@@ -138,7 +138,7 @@ impl Driver {
     fn expire_leases(&mut self) {
         let expired = self.term.leases().take_expired(self.context.env.monotonic());
         for node in expired {
-            if self.controller.take_down(node, self.context.env.now()) {
+            if self.controller.take_down(node) {
                 tracing::warn!(%node, "no heartbeat within the lease");
             }
         }

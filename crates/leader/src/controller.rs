@@ -2,18 +2,19 @@
 //!
 //! One transaction in flight at a time. A pass looks at the services that something happened to, lets `reconcile` decide and
 //! `scheduler` place, and proposes everything as one transaction that only this term may commit. What a pass wrote comes back
-//! through the change feed before the next pass decides, so that no pass decides on a view without its own writes.
+//! through the change feed before the next pass decides, so that no pass decides on a view without its own writes. A write whose
+//! fate is not known may be made later; it is waited out by a write of its own before anything is decided again.
 //!
 //! **Invariant:** nothing here outlives the term, and nothing that matters is only here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_model::object::{Node, NodeStatus, Replica};
+use gantry_model::object::{NodeStatus, Replica};
 use gantry_model::phase::Desired;
 use gantry_model::{DurationMs, NodeId, ReplicaId, ServiceId, Timestamp};
 use gantry_reconcile::{Acks, View, reconcile};
 use gantry_scheduler::{Fleet, Request};
-use gantry_state::{Change, Key, Object, Op, Outcome, Precondition, Refusal, State, Transaction};
+use gantry_state::{Change, Key, Op, Outcome, Precondition, Refusal, State, Transaction};
 
 use crate::work::Work;
 
@@ -57,6 +58,10 @@ pub struct Controller {
     in_flight: Vec<Op>,
     /// A transaction is in flight.
     proposing: bool,
+    /// An earlier write of this term may still come: of a former controller when leadership lapsed and came back within the
+    /// term, or one whose fate was not heard. Nothing is decided before a write of this controller's own has gone through, which
+    /// has all earlier ones before it in the log.
+    uncertain: bool,
     /// No pass before the state has come this far.
     awaited: u64,
     paused_until: DurationMs,
@@ -90,6 +95,7 @@ impl Controller {
             pending: Vec::new(),
             in_flight: Vec::new(),
             proposing: false,
+            uncertain: true,
             awaited: 0,
             paused_until: DurationMs::ZERO,
         }
@@ -134,16 +140,12 @@ impl Controller {
     }
 
     /// The node's lease has run out. Says whether that is news.
-    pub fn take_down(&mut self, id: NodeId, now: Timestamp) -> bool {
+    pub fn take_down(&mut self, id: NodeId) -> bool {
         let Some(node) = self.state.node(id).filter(|node| node.status == NodeStatus::Ready) else {
             return false;
         };
-        let node = Node {
-            status: NodeStatus::Down,
-            status_since: now,
-            ..node.clone()
-        };
-        self.pending.push(Op::Put(Box::new(Object::Node(node))));
+        let ready_since = node.status_since;
+        self.pending.push(Op::TakeDown { node: id, ready_since });
         true
     }
 
@@ -167,10 +169,11 @@ impl Controller {
         self.in_flight = std::mem::take(&mut self.pending);
         let mut transaction =
             Transaction::new(moment.now, self.in_flight.clone()).requiring(Precondition::Term(self.term));
-        if self.state.revision() >= self.awaited && self.work.is_pending(moment.now) {
+        let knows_all = !self.uncertain && self.state.revision() >= self.awaited;
+        if knows_all && self.work.is_pending(moment.now) {
             self.decide(&mut transaction, applied, ids);
         }
-        if transaction.ops.is_empty() {
+        if transaction.ops.is_empty() && !self.uncertain {
             return None;
         }
         self.proposing = true;
@@ -181,13 +184,17 @@ impl Controller {
     pub fn proposed(&mut self, result: Result<Outcome, Failed>, monotonic: DurationMs) -> Verdict {
         self.proposing = false;
         match result {
-            Ok(Outcome::Committed { revision }) => self.awaited = revision,
+            Ok(Outcome::Committed { revision }) => {
+                self.awaited = revision;
+                self.uncertain = false;
+            }
             Ok(Outcome::Refused(Refusal::Term { .. })) => return Verdict::TermEnded,
             // A person was faster: the service is decided on again, as it is now. Reports are true all the same.
             Ok(Outcome::Refused(_)) => self.decide_anew(),
             // Whether it was made is not known; what is stored will tell, and reports may be written twice.
             Err(Failed) => {
                 self.paused_until = monotonic + PAUSE_AFTER_FAILURE;
+                self.uncertain = true;
                 self.decide_anew();
             }
         }
@@ -261,5 +268,86 @@ impl Controller {
         transaction.require.extend(plan.require);
         transaction.ops.extend(plan.ops);
         plan.place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_model::ByteSize;
+    use gantry_model::object::Node;
+    use gantry_state::Object;
+
+    fn moment(ms: u64) -> Moment {
+        Moment {
+            now: Timestamp(ms),
+            monotonic: DurationMs(ms),
+        }
+    }
+
+    fn next(controller: &mut Controller, ms: u64) -> Option<Transaction> {
+        controller.propose(moment(ms), &|_| 0, &mut || ReplicaId(ms))
+    }
+
+    /// A state with a node and a service of one replica, by way of the log.
+    fn state() -> State {
+        let node = serde_json::from_value::<Node>(serde_json::json!({
+            "id": NodeId(1), "name": "alpha", "address": "192.0.2.1:7420", "subnet": "10.128.0.0/24", "status": "ready",
+            "status_since": 1, "joined_at": 1,
+            "facts": { "os": "linux", "arch": "amd64", "kernel": "", "version": "", "cpu": 4000, "memory": ByteSize::mib(1024) },
+        }));
+        let spec =
+            serde_json::json!({ "mode": { "replicated": { "replicas": 1 } }, "container": { "image": "app:1" } });
+        let revision = serde_json::from_value(serde_json::json!({
+            "service": ServiceId(5), "number": 1, "spec": spec, "created_at": 1, "cause": "apply",
+        }));
+        let service = serde_json::from_value(serde_json::json!({
+            "id": ServiceId(5), "namespace": "shop", "name": "web", "spec": spec, "revision": 1, "created_at": 1, "updated_at": 1,
+        }));
+        let objects = [
+            Object::Node(node.expect("a node")),
+            Object::Revision(revision.expect("a revision")),
+            Object::Service(service.expect("a service")),
+        ];
+        let ops = objects.into_iter().map(|object| Op::Put(Box::new(object))).collect();
+        let mut state = State::default();
+        state.apply(1, 1, &Transaction::new(Timestamp(1), ops));
+        state
+    }
+
+    #[test]
+    fn nothing_is_decided_before_earlier_writes_of_the_term_are_known() {
+        let mut controller = Controller::begin(1, state());
+        let barrier = next(&mut controller, 10).expect("a write of its own comes first");
+        assert_eq!(barrier.ops, []);
+        assert_eq!(next(&mut controller, 20), None, "one at a time");
+        let verdict = controller.proposed(Ok(Outcome::Committed { revision: 2 }), DurationMs(30));
+        assert_eq!(verdict, Verdict::GoOn);
+        assert_eq!(next(&mut controller, 40), None, "its own write has not come back");
+        let mut state = state();
+        state.skip(2);
+        controller.changed(state, &[]);
+        let decision = next(&mut controller, 50).expect("a replica is wanted");
+        assert!(
+            decision.ops.iter().any(|op| matches!(op, Op::Assign { .. })),
+            "{decision:?}"
+        );
+
+        controller.proposed(Err(Failed), DurationMs(60));
+        assert_eq!(next(&mut controller, 70), None, "a pause after a failure");
+        let barrier = next(&mut controller, 1_000).expect("the fate of the last write has to be known");
+        assert_eq!(barrier.ops, []);
+    }
+
+    #[test]
+    fn reports_are_written_again_after_a_failure() {
+        let mut controller = Controller::begin(1, State::default());
+        let op = Op::Record(gantry_state::NewEvent::new("node alpha", "joined", ""));
+        controller.report(vec![op.clone()]);
+        let first = next(&mut controller, 10).expect("a report to write");
+        assert_eq!(first.ops, std::slice::from_ref(&op));
+        controller.proposed(Err(Failed), DurationMs(10));
+        let second = next(&mut controller, 1_000).expect("the report again");
+        assert_eq!(second.ops, [op]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gantry_model::explain::Event;
-use gantry_model::object::{ImageRecord, Replica};
+use gantry_model::object::{ImageRecord, Node, NodeStatus, Replica};
 use gantry_model::phase::{Observed, Phase};
 use gantry_model::{NodeId, Timestamp};
 
@@ -117,8 +117,20 @@ impl State {
             }
             Op::Hold { image, node } => self.hold(image, *node, changes),
             Op::Release { digest, node } => self.release(digest, *node, changes),
+            Op::TakeDown { node, ready_since } => self.take_down(*node, *ready_since, at, changes),
             Op::Record(event) => self.record(event, at),
         }
+    }
+
+    fn take_down(&mut self, id: NodeId, ready_since: Timestamp, at: Timestamp, changes: &mut Vec<Change>) {
+        let seen = |node: &&Node| node.status == NodeStatus::Ready && node.status_since == ready_since;
+        let Some(node) = self.node(id).filter(seen) else { return };
+        let down = Node {
+            status: NodeStatus::Down,
+            status_since: at,
+            ..node.clone()
+        };
+        self.put(Object::Node(down), at, changes);
     }
 
     fn hold(&mut self, image: &ImageRecord, node: NodeId, changes: &mut Vec<Change>) {
@@ -298,6 +310,57 @@ fn restart_reason(before: &Observed, after: &Observed) -> String {
 mod tests {
     use super::*;
     use gantry_model::phase::Exit;
+
+    fn node(status_since: u64, labels: &[(&str, &str)]) -> Node {
+        let labels = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_string(), (*value).to_string()));
+        Node {
+            id: NodeId(1),
+            name: "alpha".to_string(),
+            address: "192.0.2.1:7420".to_string(),
+            subnet: "10.128.0.0/24".parse().expect("a network"),
+            labels: labels.collect(),
+            availability: gantry_model::object::Availability::Active,
+            status: NodeStatus::Ready,
+            status_since: Timestamp(status_since),
+            facts: gantry_model::object::NodeFacts::default(),
+            joined_at: Timestamp(1),
+        }
+    }
+
+    /// The write may be long under way: what people and the node did meanwhile stays.
+    #[test]
+    fn a_lease_that_ran_out_changes_the_status_alone_and_only_of_the_node_as_it_was_seen() {
+        let mut state = State::default();
+        let mut write = |ops: Vec<Op>| {
+            let index = state.revision() + 1;
+            state.apply(index, 1, &Transaction::new(Timestamp(index * 100), ops));
+            state.node(NodeId(1)).cloned()
+        };
+        let take_down = |ready_since| Op::TakeDown {
+            node: NodeId(1),
+            ready_since: Timestamp(ready_since),
+        };
+        let put = |node| Op::Put(Box::new(Object::Node(node)));
+        write(vec![put(node(5, &[]))]);
+        write(vec![put(node(5, &[("zone", "a")]))]);
+        assert_eq!(
+            write(vec![take_down(4)]),
+            Some(node(5, &[("zone", "a")])),
+            "taken in anew"
+        );
+        let down = write(vec![take_down(5)]).expect("it is there");
+        assert_eq!((down.status, down.status_since), (NodeStatus::Down, Timestamp(400)));
+        assert_eq!(down.labels, node(5, &[("zone", "a")]).labels);
+        assert_eq!(write(vec![take_down(400)]), Some(down), "down already");
+        write(vec![Op::Delete(Key::Node(NodeId(1)))]);
+        assert_eq!(
+            write(vec![take_down(5)]),
+            None,
+            "a node that was removed does not come back"
+        );
+    }
 
     #[test]
     fn a_restart_says_why() {

@@ -100,6 +100,14 @@ pub enum Op {
         /// Who held it.
         node: NodeId,
     },
+    /// A node's lease has run out; ignored unless it still is as the leader saw it: gone, down already, or taken in anew since.
+    /// Nothing else of its record is touched, which a person may have changed meanwhile.
+    TakeDown {
+        /// The node.
+        node: NodeId,
+        /// Since when it was ready.
+        ready_since: Timestamp,
+    },
     /// Records something that happened.
     Record(NewEvent),
 }

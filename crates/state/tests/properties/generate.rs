@@ -90,6 +90,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (id(), explanation()).prop_map(|(id, explanation)| Op::Explain { replica: ReplicaId(id), explanation }),
         2 => (image(), id()).prop_map(|(image, node)| Op::Hold { image: Box::new(image), node: NodeId(node) }),
         2 => (id(), id()).prop_map(|(image, node)| Op::Release { digest: digest(image), node: NodeId(node) }),
+        1 => (id(), 0..100u64).prop_map(|(id, since)| Op::TakeDown { node: NodeId(id), ready_since: Timestamp(since) }),
         1 => Just(Op::Record(NewEvent::new("world", "turned", "again"))),
     ];
     prop_oneof![20 => single.prop_map(|op| vec![op]), 3 => service()]

@@ -94,6 +94,12 @@ impl Containers {
         self.inner.handle(replica)
     }
 
+    /// Makes the root of a container that has never been started, for files to be copied.
+    pub(crate) fn lay_out(&self, launch: &Launch) -> Result<(), Problem> {
+        let laid_out = self.inner.lay_out(launch);
+        laid_out.map_err(|error| error.into_problem(&launch.name))
+    }
+
     /// The file of its output.
     pub(crate) fn log(&self, replica: ReplicaId) -> PathBuf {
         self.inner.log(replica)
@@ -156,6 +162,20 @@ impl Inner {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&replica)
+    }
+
+    fn lay_out(&self, launch: &Launch) -> Result<(), LaunchError> {
+        let image = image_defaults(launch);
+        let user_ids = self.user_ids.of(launch.container.userns, &self.folder(launch.id));
+        let devices = cdi::resolve(&launch.container.cdi_devices).map_err(LaunchError::Invalid)?;
+        let mut input = self.input(launch, &launch.container, &image, self.log(launch.id));
+        input.options.user_ids = user_ids.map_err(|source| LaunchError::Io {
+            act: "keep the user ids of",
+            path: self.folder(launch.id),
+            source,
+        })?;
+        devices.add_to(&mut input);
+        gantry_runtime::lay_out(&input, &self.layout)
     }
 
     fn launch(&self, launch: &Launch, attempt: Attempt) -> Result<Running, LaunchFailure> {

@@ -104,6 +104,37 @@ pub(super) async fn launch(
     })
 }
 
+/// What a container that has never been started would be launched as, as far as its root goes: whose namespaces it would share
+/// and where its network would be makes no difference to its files.
+pub(super) async fn outline(parts: &Parts, mut record: Record) -> Result<Launch, Problem> {
+    let container = &mut record.spec.container;
+    for mode in [
+        &mut container.pid,
+        &mut container.ipc,
+        &mut container.uts,
+        &mut container.cgroup,
+    ] {
+        if let NamespaceMode::Container(_) = mode {
+            *mode = NamespaceMode::Private;
+        }
+    }
+    let (image, mounts) = content(parts, &record, None)
+        .await
+        .map_err(|failure| Problem::new(Class::Conflict, record.object(), failure.reason))?;
+    Ok(Launch {
+        id: record.id,
+        name: record.object(),
+        container: record.spec.container,
+        resources: record.spec.resources,
+        image,
+        hostname: record.id.to_string(),
+        network: LaunchNetwork::Empty,
+        mounts,
+        files: Vec::new(),
+        options: LaunchOptions::default(),
+    })
+}
+
 fn ours(problem: &Problem) -> LaunchFailure {
     let remedy = match problem.remedy.as_str() {
         "" => String::new(),

@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::disk::ImageFacts;
-use crate::drivers::{ReadyImage, blocking};
+use crate::drivers::{Launch, ReadyImage, blocking};
 use crate::shared::Shared;
 use actor::{Actor, Changes, Command, Reply, Stop, gone};
 use filters::Filters;
@@ -191,6 +191,15 @@ impl Engine {
             return Err(problem);
         }
         Ok((id, self.spawn(record, Some(image), false).await))
+    }
+
+    /// How the root of a container is put together; none when it is a replica.
+    pub(crate) async fn outline(&self, id: ReplicaId) -> Result<Option<Launch>, Problem> {
+        let Some((_, entry)) = self.parts.find(&id.to_string())? else {
+            return Ok(None);
+        };
+        let record = entry.view.borrow().record.as_ref().clone();
+        launch::outline(&self.parts, record).await.map(Some)
     }
 
     /// A container by name, id, or the beginning of an id.

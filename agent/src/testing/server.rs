@@ -236,7 +236,11 @@ impl Session for Server {
     async fn locate_image(&self, request: Request<LocateImageRequest>) -> Result<Response<LocateImageReply>, Status> {
         let addresses = self.state().holders.clone();
         let digest = request.into_inner().digest;
-        Ok(Response::new(LocateImageReply { addresses, digest }))
+        Ok(Response::new(LocateImageReply {
+            addresses,
+            digest,
+            ..LocateImageReply::default()
+        }))
     }
 }
 

@@ -23,16 +23,21 @@ use crate::drivers::images::ChunkReader;
 /// Symbolic links followed before a path is taken for a circle; the kernel's own number (`MAXSYMLINKS`).
 const LINKS_MAX: u32 = 40;
 
-async fn handle(target: &Target) -> Result<Arc<Handle>, Problem> {
+/// The container's, whose root is made when it has never been started: its files are the image's then, and what is copied into it
+/// is there at its first start.
+async fn handle(service: &NodeService, target: &Target) -> Result<Arc<Handle>, Problem> {
     let (containers, id) = (target.containers.clone(), target.id);
-    let opened = blocking(move || containers.handle(id)).await;
-    opened.map_err(|problem| match problem.class {
-        Class::NotFound => {
-            let reason = "has never been started, so it has no files of its own";
-            Problem::new(Class::Conflict, format!("container {}", target.name), reason).remedy("start it first")
-        }
-        _ => problem,
+    let problem = match blocking(move || containers.handle(id)).await {
+        Err(problem) if problem.class == Class::NotFound => problem,
+        opened => return opened,
+    };
+    let launch = service.engine.outline(target.id).await?.ok_or(problem)?;
+    let containers = target.containers.clone();
+    blocking(move || {
+        containers.lay_out(&launch)?;
+        containers.handle(id)
     })
+    .await
 }
 
 fn copy_problem(name: &str, error: &CopyError) -> Problem {
@@ -63,7 +68,7 @@ fn follow(handle: &Handle, path: &Path) -> Result<PathBuf, CopyError> {
 
 pub(super) async fn copy_from(service: &NodeService, request: CopyFromRequest) -> Result<Answers<Chunk>, Problem> {
     let target = service.target(&request.container).await?;
-    let handle = handle(&target).await?;
+    let handle = handle(service, &target).await?;
     let name = target.name;
     let path = absolute(&request.path);
     let (looked, asked, label) = (Arc::clone(&handle), path.clone(), name.clone());
@@ -86,7 +91,7 @@ pub(super) async fn copy_from(service: &NodeService, request: CopyFromRequest) -
 
 pub(super) async fn export(service: &NodeService, container: &str) -> Result<Answers<Chunk>, Problem> {
     let target = service.target(container).await?;
-    let handle = handle(&target).await?;
+    let handle = handle(service, &target).await?;
     let name = target.name;
     Ok(send_bytes(move |sink| {
         handle
@@ -101,7 +106,7 @@ pub(super) async fn copy_to(service: &NodeService, mut input: Streaming<CopyToIn
         return Err(Problem::new(Class::Invalid, "copy", "does not begin with a start"));
     };
     let target = service.target(&start.container).await?;
-    let handle = handle(&target).await?;
+    let handle = handle(service, &target).await?;
     let (chunks, source) = mpsc::channel(STREAM_WAITING);
     let written = blocking(move || take_in(&handle, &target.name, &start, ChunkReader::new(source)));
     let (received, written) = tokio::join!(receive(input, chunks), written);
@@ -147,7 +152,7 @@ async fn receive(
 
 pub(super) async fn diff(service: &NodeService, container: &str) -> Result<Documents, Problem> {
     let target = service.target(container).await?;
-    let handle = handle(&target).await?;
+    let handle = handle(service, &target).await?;
     let id = target.id;
     let changes = blocking(move || handle.changes())
         .await

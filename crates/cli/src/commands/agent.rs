@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use gantry_agent::{AGENT_PORT, AgentConfig, Join};
 use gantry_control_plane::SERVER_PORT;
+use gantry_model::net::Ipv4Net;
 use gantry_model::spec::GenericResource;
 use gantry_model::{ByteSize, MilliCpu};
 
@@ -53,6 +54,9 @@ pub struct NodeArgs {
     /// Bridge that replicas hang on; another one for each agent in a network namespace
     #[arg(long, value_name = "NAME", default_value = "gantry0")]
     bridge: String,
+    /// Addresses of containers run by hand on this node [default: a pool that clashes with no route]
+    #[arg(long, value_name = "NETWORK/PREFIX")]
+    local_pool: Option<Ipv4Net>,
     /// Processor time that replicas may not reserve
     #[arg(long, value_name = "CORES", default_value_t = AgentConfig::default().reserve_cpu)]
     reserve_cpu: MilliCpu,
@@ -82,6 +86,7 @@ impl NodeArgs {
             generic: self.generic,
             cgroup_parent: self.cgroup_parent,
             bridge: self.bridge,
+            local_pool: self.local_pool,
             reserve_cpu: self.reserve_cpu,
             reserve_memory: self.reserve_memory,
             ..AgentConfig::default()

@@ -189,11 +189,11 @@ fn check_company(nodes: &[Node], requests: &[Request], decisions: &[Decision]) -
     Ok(())
 }
 
-/// Ten thousand cases unless `PROPTEST_CASES` says otherwise.
+/// Eighteen thousand cases, a hundred thousand in all with those about displacement, unless `PROPTEST_CASES` says otherwise.
 fn config() -> ProptestConfig {
     let asked = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
     ProptestConfig {
-        cases: asked.unwrap_or(10_000),
+        cases: asked.unwrap_or(18_000),
         failure_persistence: None,
         ..ProptestConfig::default()
     }

@@ -3,7 +3,6 @@
 //! **Invariant:** a time is run at most once: its name is taken, and the cron job's record moves on in the same transaction.
 //! **Invariant:** runs that were missed while there was no leader are made up for by one run, the latest.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_model::object::{JobStatus, RevisionRecord, Service, ServiceNetwork};
@@ -74,25 +73,38 @@ fn start(draft: &mut Draft<'_>, due: Timestamp) {
     let Some(name) = run_name(&draft.service.name, due) else {
         return;
     };
-    let service = draft.service;
-    let namespace = service.namespace.clone();
+    let namespace = draft.service.namespace.clone();
     if draft.view.state.service_named(&namespace, &name).is_some() {
         draft.record("run_skipped", format!("a service has its name, {name}"));
         return;
     }
+    let run = cron_run(draft.service, draft.fresh_service_id(), name.clone(), draft.view.now);
+    draft.record("run_started", name.to_string());
+    run.require.into_iter().for_each(|condition| draft.require(condition));
+    run.ops.into_iter().for_each(|op| draft.push(op));
+}
+
+/// A run of a cron job, to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CronRun {
+    /// Its id and its name are not in use.
+    pub require: Vec<Precondition>,
+    /// Puts the run and its revision.
+    pub ops: Vec<Op>,
+}
+
+/// A run of `service` under its own id and name.
+#[must_use]
+pub fn cron_run(service: &Service, id: ServiceId, name: Name, now: Timestamp) -> CronRun {
     let spec = Arc::new(run_spec(&service.spec));
-    let (id, now) = (draft.fresh_service_id(), draft.view.now);
-    let networks: BTreeMap<String, ServiceNetwork> = service
-        .networks
-        .keys()
+    let networks = service.networks.keys();
+    let networks = networks
         .map(|network| (network.clone(), ServiceNetwork::default()))
         .collect();
-    draft.require(Precondition::Absent(Key::Service(id)));
-    draft.require(Precondition::ServiceNameFree(QualifiedName {
-        namespace: namespace.clone(),
+    let qualified = QualifiedName {
+        namespace: service.namespace.clone(),
         name: name.clone(),
-    }));
-    draft.record("run_started", name.to_string());
+    };
     let revision = RevisionRecord {
         service: id,
         number: 1,
@@ -102,7 +114,7 @@ fn start(draft: &mut Draft<'_>, due: Timestamp) {
     };
     let run = Service {
         id,
-        namespace,
+        namespace: service.namespace.clone(),
         name,
         spec,
         revision: 1,
@@ -115,8 +127,16 @@ fn start(draft: &mut Draft<'_>, due: Timestamp) {
         created_at: now,
         updated_at: now,
     };
-    draft.push(Op::Put(Box::new(Object::Revision(revision))));
-    draft.push(Op::Put(Box::new(Object::Service(run))));
+    CronRun {
+        require: vec![
+            Precondition::Absent(Key::Service(id)),
+            Precondition::ServiceNameFree(qualified),
+        ],
+        ops: vec![
+            Op::Put(Box::new(Object::Revision(revision))),
+            Op::Put(Box::new(Object::Service(run))),
+        ],
+    }
 }
 
 /// A run is reached by nobody: it has neither a virtual address nor ports.
@@ -129,8 +149,9 @@ fn run_spec(spec: &ServiceSpec) -> ServiceSpec {
     }
 }
 
-/// `backup-202611231500`; names are ASCII, so any cut is a character's.
-fn run_name(service: &Name, due: Timestamp) -> Option<Name> {
+/// The name of the run for a time: `backup-202611231500`. Names are ASCII, so any cut is a character's.
+#[must_use]
+pub fn run_name(service: &Name, due: Timestamp) -> Option<Name> {
     let text = service.as_str();
     let base = text.get(..text.len().min(NAME_LENGTH_MAX - STAMP_LENGTH))?;
     Name::new(format!("{base}-{}", stamp(due))).ok()

@@ -32,6 +32,7 @@ mod status;
 
 pub use backoff::{BACKOFF_FIRST, BACKOFF_MAX};
 pub use calendar::{latest_run, local_time, next_run, time_zone};
+pub use cron::{CronRun, cron_run, run_name};
 pub use depends::dependants;
 pub use explain::{Answer, Target, explain};
 pub use plan::{Acks, ServicePlan, View, reconcile};

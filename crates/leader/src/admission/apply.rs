@@ -25,11 +25,13 @@ pub fn apply(state: &State, env: &dyn Env, application: &Application, keep_missi
         data.fill_in(&mut spec);
         put_service(&mut draft, &application.namespace, name, spec)?;
     }
+    rotate(&mut draft, application)?;
     if !keep_missing {
         let named: BTreeSet<&Name> = application.services.keys().collect();
         let missing: Vec<Service> = state
             .services_in(&application.namespace)
-            .filter(|service| !named.contains(&service.name) && !service.deleting)
+            // A run is its cron job's to keep.
+            .filter(|service| !named.contains(&service.name) && !service.deleting && service.owner.is_none())
             .cloned()
             .collect();
         for service in missing {
@@ -37,6 +39,31 @@ pub fn apply(state: &State, env: &dyn Env, application: &Application, keep_missi
         }
     }
     Ok(draft.finish())
+}
+
+/// Services beside the application that use a config or secret with new content get it as well, by a rollout.
+fn rotate(draft: &mut Draft<'_>, application: &Application) -> Result<(), Problem> {
+    let newest = data::stored_now(draft);
+    if newest.is_empty() {
+        return Ok(());
+    }
+    let beside = |service: &&Service| {
+        let named = application.services.contains_key(&service.name);
+        !named && !service.deleting && service.owner.is_none()
+    };
+    let services: Vec<Service> = draft
+        .state
+        .services_in(&application.namespace)
+        .filter(beside)
+        .cloned()
+        .collect();
+    for service in services {
+        let mut spec = ServiceSpec::clone(&service.spec);
+        if data::renew(draft.state, &mut spec, &newest) {
+            update_service(draft, &service, spec, "rotation")?;
+        }
+    }
+    Ok(())
 }
 
 /// Decides what deleting the named services of a namespace does, or all of them when `names` is empty.
@@ -92,6 +119,10 @@ fn put_service(draft: &mut Draft<'_>, namespace: &Name, name: &Name, spec: Servi
             "is being deleted: its replicas are still stopping",
         )
         .remedy("try again in a few seconds")),
+        Some(existing) if existing.owner.is_some() => {
+            let reason = "is a run of a cron job, made by the cluster";
+            Err(Problem::new(Class::Conflict, existing.object(), reason).remedy("give the service another name"))
+        }
         Some(existing) => {
             let existing = existing.clone();
             update_service(draft, &existing, spec, "apply")

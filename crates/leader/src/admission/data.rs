@@ -6,7 +6,7 @@ use gantry_env::FreshIds;
 use gantry_model::object::DataRecord;
 use gantry_model::spec::{Application, DataKind, DataSpec, ServiceSpec};
 use gantry_model::{Class, DataId, Name, Problem};
-use gantry_state::{Key, Object, Op, Precondition};
+use gantry_state::{Key, Object, Op, Precondition, State};
 
 use super::{Action, Change, Draft};
 
@@ -104,6 +104,33 @@ fn resolve_one(
     draft.record(object, "stored", format!("version {}", record.version));
     draft.ops.push(Op::Put(Box::new(Object::Data(record))));
     Ok(id)
+}
+
+/// Content that this very decision stores, by kind and name.
+pub fn stored_now(draft: &Draft<'_>) -> BTreeMap<(DataKind, Name), DataId> {
+    let stored = draft.ops.iter().filter_map(|op| match op {
+        Op::Put(object) => match object.as_ref() {
+            Object::Data(record) => Some(((record.kind, record.name.clone()), record.id)),
+            _ => None,
+        },
+        _ => None,
+    });
+    stored.collect()
+}
+
+/// Refers a spec to newer content of the configs and secrets that it uses; says whether there was any.
+pub fn renew(state: &State, spec: &mut ServiceSpec, newest: &BTreeMap<(DataKind, Name), DataId>) -> bool {
+    let container = &mut spec.container;
+    let mut any = false;
+    for mount in container.configs.iter_mut().chain(&mut container.secrets) {
+        let used = mount.id.and_then(|id| state.data(id));
+        let newer = used.and_then(|used| newest.get(&(used.kind, used.name.clone())));
+        if let Some(newer) = newer {
+            mount.id = Some(*newer);
+            any = true;
+        }
+    }
+    any
 }
 
 /// Deletes all configs and secrets of a namespace that is deleted as a whole.

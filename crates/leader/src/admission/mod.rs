@@ -4,6 +4,7 @@
 //! decided on has changed, and the caller then decides again on a newer view.
 
 mod apply;
+mod cron;
 mod data;
 mod diff;
 mod images;
@@ -15,6 +16,7 @@ use gantry_env::Env;
 use gantry_state::{NewEvent, Op, Precondition, State, Transaction};
 
 pub use apply::{apply, delete};
+pub use cron::{SteerCron, steer_cron};
 pub use operate::{ServiceEdit, edit_service, rollback, scale};
 pub use steer::{Steer, steer};
 

@@ -1,4 +1,5 @@
-//! `gantry explain`: why something is not as wanted, or why it is where it is.
+//! `gantry explain`: why something is not as wanted, or why it is where it is; how many more would fit, and what becomes of a
+//! node's replicas without it.
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
@@ -15,7 +16,7 @@ use crate::output::{self, style};
 /// Arguments of `gantry explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// Service, SERVICE.SLOT, or id of a replica
+    /// Service, SERVICE.SLOT, id of a replica, or node
     #[arg(add = ArgValueCompleter::new(complete::replicas))]
     object: String,
 }

@@ -2,6 +2,8 @@
 //!
 //! [`Fleet`] is a view of the nodes and of what is reserved on them, kept up to date change by change, so that a decision costs
 //! what it decides and not what the cluster holds. [`Fleet::place`] decides a batch; decisions of one batch see each other.
+//! Replicas that ask for the same are decided together: one look at the nodes, then a queue of them in order of rank.
+//! [`Fleet::displace`] finds who gives way to what matters more; [`Fleet::room_for`] and [`Fleet::without`] ask what would be.
 //!
 //! **Invariant:** a decision depends on the fleet and the batch alone, never on the order of the batch, a clock or chance.
 //! **Invariant:** no node is given more than it has: processor time, memory, generic resources, ports, addresses.

@@ -34,14 +34,14 @@ pub struct BuildArgs {
     /// SSH agent or key for RUN --mount=type=ssh
     #[arg(long, value_name = "default|ID[=SOCKET|KEY]")]
     ssh: Vec<String>,
-    /// Further context: a folder, a repository or docker-image://NAME
+    /// Further context: a folder, a repository, an archive's address or docker-image://NAME
     #[arg(long, value_name = "NAME=CONTEXT")]
     build_context: Vec<String>,
-    /// Where else to look for results
-    #[arg(long, value_name = "SOURCE")]
+    /// Image of a registry whose steps need not be repeated
+    #[arg(long, value_name = "[type=registry,ref=]IMAGE")]
     cache_from: Vec<String>,
-    /// Where to keep results for others
-    #[arg(long, value_name = "DESTINATION")]
+    /// Where steps are kept for other machines; mode=max: those of all stages, type=inline: in the image itself
+    #[arg(long, value_name = "type=registry,ref=IMAGE[,mode=max]|type=inline")]
     cache_to: Vec<String>,
     /// Do everything anew
     #[arg(long)]
@@ -49,7 +49,7 @@ pub struct BuildArgs {
     /// Look base images up anew
     #[arg(long)]
     pull: bool,
-    /// What the image is for, such as linux/arm64
+    /// What the image is for, such as linux/arm64; several make an index
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     platform: Vec<String>,
     /// How to show progress
@@ -91,7 +91,7 @@ pub struct BuildArgs {
     /// Node to build on, instead of this machine
     #[arg(long, value_name = "NODE", add = ArgValueCompleter::new(complete::nodes))]
     node: Option<String>,
-    /// Folder or repository that COPY takes from; `-` is a Dockerfile or a tar from standard input
+    /// Folder, repository or archive's address that COPY takes from; `-` is a Dockerfile or a tar from standard input
     #[arg(id = "build_folder", value_name = "CONTEXT")]
     context: String,
 }

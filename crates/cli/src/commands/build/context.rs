@@ -62,12 +62,14 @@ impl Contexts {
                 );
                 return Err(problem.remedy("name one of them"));
             }
-            contexts.read_piped_context()?;
+            contexts.take_piped(&read_stdin()?, "standard input")?;
+        } else if let Some(bytes) = downloaded(&spec.context)? {
+            contexts.take_piped(&bytes, &spec.context)?;
         } else {
             contexts.main = Some(contexts.locate("context", &spec.context)?);
         }
         if dockerfile_is_piped {
-            contexts.piped = Some(text_of(read_stdin()?)?);
+            contexts.piped = Some(text_of(&read_stdin()?, "standard input")?);
         }
         for (name, value) in &spec.additional_contexts {
             if !OF_THE_NODE.iter().any(|scheme| value.starts_with(scheme)) {
@@ -78,16 +80,21 @@ impl Contexts {
         Ok(contexts)
     }
 
-    fn read_piped_context(&mut self) -> Result<(), Problem> {
-        let bytes = read_stdin()?;
-        if !repository::is_archive(&bytes) {
-            self.piped = Some(text_of(bytes)?);
+    /// An archive is the context, anything else the Dockerfile of one without files.
+    fn take_piped(&mut self, bytes: &[u8], whence: &str) -> Result<(), Problem> {
+        if !repository::is_archive(bytes) {
+            self.piped = Some(text_of(bytes, whence)?);
             return Ok(());
         }
-        let place = Temporary::new()?;
-        self.main = Some(repository::unpack(&bytes, &place)?);
-        self.fetched.push(place);
+        self.main = Some(self.unpacked(bytes, whence)?);
         Ok(())
+    }
+
+    fn unpacked(&mut self, bytes: &[u8], whence: &str) -> Result<PathBuf, Problem> {
+        let place = Temporary::new()?;
+        let path = repository::unpack(bytes, &place, whence)?;
+        self.fetched.push(place);
+        Ok(path)
     }
 
     /// A folder as it is; a repository as a folder.
@@ -99,13 +106,20 @@ impl Contexts {
             self.fetched.push(place);
             return Ok(path);
         }
+        if let Some(bytes) = downloaded(value)? {
+            if repository::is_archive(&bytes) {
+                return self.unpacked(&bytes, value);
+            }
+            let problem = Problem::new(Class::Invalid, format!("{what} {value}"), "is not an archive");
+            return Err(problem.remedy("name a tar, plain or with gzip"));
+        }
         if value.contains("://") {
             let problem = Problem::new(
                 Class::Invalid,
                 format!("{what} {value}"),
-                "is neither a folder nor a repository",
+                "is neither a folder, a repository nor an archive",
             );
-            return Err(problem.remedy("download it first: curl -fsSL URL | gantry build -"));
+            return Err(problem.remedy("write a path, https://…/archive.tar.gz, a Git address or docker-image://NAME"));
         }
         let path = PathBuf::from(value);
         match path.metadata() {
@@ -193,7 +207,76 @@ fn read_stdin() -> Result<Vec<u8>, Problem> {
     Ok(bytes)
 }
 
-fn text_of(bytes: Vec<u8>) -> Result<String, Problem> {
-    String::from_utf8(bytes)
-        .map_err(|_| Problem::new(Class::Invalid, "standard input", "is neither a tar nor a Dockerfile"))
+fn text_of(bytes: &[u8], whence: &str) -> Result<String, Problem> {
+    std::str::from_utf8(bytes)
+        .map(ToString::to_string)
+        .map_err(|_| Problem::new(Class::Invalid, whence, "is neither a tar nor a Dockerfile"))
+}
+
+/// What an address that is no repository has; none for anything else. On a thread of its own, since the caller's may be one that
+/// must not block.
+fn downloaded(value: &str) -> Result<Option<Vec<u8>>, Problem> {
+    let is_web = value.starts_with("http://") || value.starts_with("https://");
+    if !is_web || GitSource::parse_context(value).is_some() {
+        return Ok(None);
+    }
+    let download = || gantry_build::download(value, STDIN_BYTES_MAX);
+    let bytes = std::thread::scope(|scope| scope.spawn(download).join()).expect("a download does not panic");
+    bytes.map(Some).map_err(|error| error.into_problem("context"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+
+    /// A server that sends this to whoever asks, and its address.
+    fn serve(body: Vec<u8>) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("a connection");
+                let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                let _ = lines.take_while(|line| !line.is_empty()).count();
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                let answered = stream.write_all(head.as_bytes());
+                answered.and_then(|()| stream.write_all(&body)).expect("answered");
+            }
+        });
+        format!("http://{address}/context")
+    }
+
+    fn open(context: String, further: Option<String>) -> Result<Contexts, Problem> {
+        let mut spec = BuildSpec {
+            context,
+            ..BuildSpec::default()
+        };
+        spec.additional_contexts = further.into_iter().map(|value| ("lib".to_string(), value)).collect();
+        Contexts::open(&spec)
+    }
+
+    #[test]
+    fn an_address_is_an_archive_or_a_dockerfile() {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "a", &b"a"[..]).expect("packed");
+        let archive = serve(archive.into_inner().expect("packed"));
+        let text = serve(b"FROM scratch\n".to_vec());
+        let contexts = open(archive.clone(), Some(archive.clone())).expect("fetched");
+        assert!(contexts.main().is_some_and(|main| main.join("a").is_file()));
+        assert!(contexts.further["lib"].join("a").is_file() && contexts.piped.is_none());
+        let contexts = open(text.clone(), None).expect("fetched");
+        assert_eq!(
+            (contexts.main(), contexts.piped.as_deref()),
+            (None, Some("FROM scratch\n"))
+        );
+        let refused = |result: Result<Contexts, Problem>| result.err().expect("refused").to_string();
+        let said = refused(open(archive, Some(text)));
+        assert!(said.contains("is not an archive"), "{said}");
+        let said = refused(open("http://127.0.0.1:1/x.tar".to_string(), None));
+        assert!(said.contains("127.0.0.1:1"), "{said}");
+    }
 }

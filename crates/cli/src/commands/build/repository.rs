@@ -146,11 +146,11 @@ pub fn is_archive(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// When it is damaged, or the disk refuses.
-pub fn unpack(bytes: &[u8], into: &Temporary) -> Result<PathBuf, Problem> {
+pub fn unpack(bytes: &[u8], into: &Temporary, whence: &str) -> Result<PathBuf, Problem> {
     let folder = into.path().join("archive");
     let problem = |error: std::io::Error| {
-        Problem::new(Class::Invalid, "standard input", format!("cannot be unpacked: {error}"))
-            .remedy("send a tar, plain or with gzip: tar -c . | gantry build -")
+        Problem::new(Class::Invalid, whence, format!("cannot be unpacked: {error}"))
+            .remedy("send a tar, plain or with gzip, such as by tar -c . | gantry build -")
     };
     let reader: Box<dyn Read + '_> = if bytes.starts_with(&GZIP_MAGIC) {
         Box::new(flate2::read::MultiGzDecoder::new(bytes))
@@ -180,7 +180,7 @@ mod tests {
         let bytes = archive.into_inner().expect("packed");
         assert!(is_archive(&bytes) && !is_archive(b"FROM a\nRUN x"));
         let place = Temporary::new().expect("a folder");
-        let folder = unpack(&bytes, &place).expect("unpacked");
+        let folder = unpack(&bytes, &place, "standard input").expect("unpacked");
         assert_eq!(fs::read(folder.join("Dockerfile")).expect("there"), b"FROM a");
         let path = place.path().to_path_buf();
         drop(place);

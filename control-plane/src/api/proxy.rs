@@ -221,13 +221,69 @@ pub async fn export_image(context: &Context, request: ExportImageRequest) -> Res
     Ok(Box::pin(answer.into_inner()))
 }
 
-/// Takes an image off every node and forgets its tags.
+/// The name that was asked for, where the image has others as well: then it is the name that goes.
+fn one_of_several_names(state: &State, digest: &str, asked: &str) -> Option<String> {
+    let reference = asked.parse::<ImageReference>().ok()?.to_string();
+    let mut names = state.tags().filter(|tag| tag.digest == digest);
+    let is_named = state.tag(&reference).is_some_and(|tag| tag.digest == digest);
+    (is_named && names.any(|tag| tag.reference != reference)).then_some(reference)
+}
+
+/// Takes a name away, here and on the nodes that know it; the image stays.
+async fn untag_image(
+    context: &Context,
+    state: &State,
+    digest: &str,
+    reference: String,
+) -> Result<RemoveImageReply, Problem> {
+    for node in holders(state, digest) {
+        let asked = RemoveImageRequest {
+            image: reference.clone(),
+            force: false,
+        };
+        match agent(context, &node)
+            .remove_image(asked)
+            .await
+            .map_err(|status| problem(&status))
+        {
+            Ok(_) => {}
+            // Nodes know the names under which images came to them.
+            Err(problem) if problem.class == Class::NotFound => {}
+            Err(problem) => return Err(problem),
+        }
+    }
+    let op = Op::Delete(Key::Tag(reference.clone()));
+    context
+        .commit(|_| {
+            Ok(Decision {
+                transaction: Transaction::new(context.env.now(), vec![op.clone()]),
+                changes: Vec::new(),
+            })
+        })
+        .await?;
+    Ok(RemoveImageReply {
+        untagged: vec![reference],
+        deleted: Vec::new(),
+    })
+}
+
+/// The nodes that have an image.
+fn holders(state: &State, digest: &str) -> Vec<Node> {
+    let record = state.image(digest);
+    let holds = |node: &&Node| record.is_some_and(|record| record.nodes.contains(&node.id));
+    state.nodes().filter(holds).cloned().collect()
+}
+
+/// Takes an image off every node and forgets its tags; of an image with several names, only the one that is asked for.
 ///
 /// # Errors
 /// When it is in use, or not in the cluster.
 pub async fn remove_image(context: &Context, request: RemoveImageRequest) -> Result<RemoveImageReply, Problem> {
     let state = context.raft.linearizable().await?;
     let digest = digest_of(&state, &request.image)?;
+    if let Some(reference) = one_of_several_names(&state, &digest, &request.image) {
+        return untag_image(context, &state, &digest, reference).await;
+    }
     let user = state
         .services()
         .find(|service| service.spec.container.image_digest.as_deref() == Some(digest.as_str()));
@@ -238,18 +294,9 @@ pub async fn remove_image(context: &Context, request: RemoveImageRequest) -> Res
                 .remedy("delete the service first"),
         );
     }
-    let holders: Vec<Node> = state
-        .nodes()
-        .filter(|node| {
-            state
-                .image(&digest)
-                .is_some_and(|record| record.nodes.contains(&node.id))
-        })
-        .cloned()
-        .collect();
     let mut deleted = Vec::new();
     let mut ops = Vec::new();
-    for node in holders {
+    for node in holders(&state, &digest) {
         let asked = RemoveImageRequest {
             image: digest.clone(),
             force: true,

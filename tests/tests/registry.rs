@@ -58,7 +58,10 @@ impl<'a> Client<'a> {
         let (login, certificates) = (login.to_string_lossy(), certificates.to_string_lossy());
         let side = |place: &str, side: &str| {
             if place.starts_with("docker://") {
-                vec![format!("--{side}-authfile={login}"), format!("--{side}-cert-dir={certificates}")]
+                vec![
+                    format!("--{side}-authfile={login}"),
+                    format!("--{side}-cert-dir={certificates}"),
+                ]
             } else {
                 Vec::new()
             }
@@ -109,7 +112,7 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// The image as an OCI layout, its manifest's digest, and the sum of its layers' names.
+/// The image as an archive of `docker save`.
 fn layout(cluster: &Cluster, image: &str, name: &str) -> PathBuf {
     let archive = cluster.folder().join(format!("{name}.tar"));
     let _ = cluster.gantry(&["image", "save", "--to", &text(&archive), image]).ok();
@@ -118,7 +121,15 @@ fn layout(cluster: &Cluster, image: &str, name: &str) -> PathBuf {
 
 fn layers_of(client: &Client<'_>, place: &str) -> Value {
     let (login, certificates) = (text(&client.login()), text(&client.certificates()));
-    let command = ["skopeo", "inspect", "--authfile", &login, "--cert-dir", &certificates, place];
+    let command = [
+        "skopeo",
+        "inspect",
+        "--authfile",
+        &login,
+        "--cert-dir",
+        &certificates,
+        place,
+    ];
     let out = client.run(&command).ok();
     serde_json::from_str::<Value>(&out).expect("skopeo prints JSON")["Layers"].clone()
 }
@@ -133,7 +144,9 @@ fn skopeo_pushes_and_pulls_and_the_cluster_runs_what_it_pushed() {
 
     // What the cluster has can be pulled at once.
     let pulled = text(&client.folder.path().join("pulled"));
-    let _ = client.copy(&[], &format!("docker://{HOST}/base:v1"), &format!("oci:{pulled}:x")).ok();
+    let _ = client
+        .copy(&[], &format!("docker://{HOST}/base:v1"), &format!("oci:{pulled}:x"))
+        .ok();
 
     // In all formats, and back.
     for (format, name) in [("oci", "web"), ("v2s2", "ghcr.io/team/web")] {
@@ -141,13 +154,21 @@ fn skopeo_pushes_and_pulls_and_the_cluster_runs_what_it_pushed() {
         let _ = client.copy(&["--format", format], &from, &place).ok();
         let back = text(&client.folder.path().join(format!("back-{format}")));
         let _ = client.copy(&[], &place, &format!("dir:{back}")).ok();
-        assert!(layers_of(&client, &place).as_array().is_some_and(|layers| !layers.is_empty()));
+        assert!(
+            layers_of(&client, &place)
+                .as_array()
+                .is_some_and(|layers| !layers.is_empty())
+        );
     }
-    let tags = cluster.json(&["image", "ls"]).expect("images can be listed").to_string();
+    let tags = cluster
+        .json(&["image", "ls"])
+        .expect("images can be listed")
+        .to_string();
     assert!(tags.contains("ghcr.io/team/web"), "{tags}");
 
     // A manifest names it by the server's address, and it is pinned.
-    let manifest = format!("services: {{web: {{image: '{HOST}/web:v1', command: ['sleep', '1000'], stop_grace_period: 1s}}}}");
+    let manifest =
+        format!("services: {{web: {{image: '{HOST}/web:v1', command: ['sleep', '1000'], stop_grace_period: 1s}}}}");
     let manifest = cluster.manifest("web.yaml", &manifest);
     let _ = cluster.gantry(&["apply", "-f", &manifest, "-n", "shop"]).ok();
     let _ = cluster.until_ready("web", 1);
@@ -155,7 +176,10 @@ fn skopeo_pushes_and_pulls_and_the_cluster_runs_what_it_pushed() {
     assert!(service.to_string().contains("sha256:"), "{service}");
 
     // Deleted, it is gone.
-    let (code, _) = client.curl(&["-u", &format!("x:{}", token(&cluster, &["--delete"])), "-X", "DELETE"], "/v2/ghcr.io/team/web/manifests/v1");
+    let (code, _) = client.curl(
+        &["-u", &format!("x:{}", token(&cluster, &["--delete"])), "-X", "DELETE"],
+        "/v2/ghcr.io/team/web/manifests/v1",
+    );
     assert_eq!(code, 202);
     let gone = client.copy(&[], &format!("docker://{HOST}/ghcr.io/team/web:v1"), "dir:/tmp/never");
     assert_ne!(gone.code, 0, "{gone:?}");
@@ -173,20 +197,33 @@ fn who_may_what_is_said_by_tokens() {
     assert_eq!(client.curl(&["-u", &login(&reader)], "/v2/").0, 200);
     assert_eq!(client.curl(&["-u", &login(&reader)], "/v2/team/a/manifests/1").0, 200);
     assert_eq!(client.curl(&["-u", &login(&reader)], "/v2/other/manifests/1").0, 403);
-    assert_eq!(client.curl(&["-u", &login(&reader), "-X", "POST"], "/v2/team/a/blobs/uploads/").0, 403);
+    assert_eq!(
+        client
+            .curl(&["-u", &login(&reader), "-X", "POST"], "/v2/team/a/blobs/uploads/")
+            .0,
+        403
+    );
     let (_, catalog) = client.curl(&["-u", &login(&reader)], "/v2/_catalog");
     assert_eq!(catalog, r#"{"repositories":["team/a"]}"#);
 
     // By the flow of clients: a challenge, a token for a while, and its end with the token it was made of.
     let (_, headers) = client.curl(&["-D", "-"], "/v2/team/a/tags/list");
-    assert!(headers.to_lowercase().contains("www-authenticate: bearer realm="), "{headers}");
+    assert!(
+        headers.to_lowercase().contains("www-authenticate: bearer realm="),
+        "{headers}"
+    );
     let path = format!("/v2/token?service={HOST}&scope=repository:team/a:pull,push");
     let (code, issued) = client.curl(&["-u", &login(&reader)], &path);
     assert_eq!(code, 200);
     let issued: Value = serde_json::from_str(&issued).expect("a token");
     let bearer = format!("Authorization: Bearer {}", issued["token"].as_str().expect("its text"));
     assert_eq!(client.curl(&["-H", &bearer], "/v2/team/a/tags/list").0, 200);
-    assert_eq!(client.curl(&["-H", &bearer, "-X", "POST"], "/v2/team/a/blobs/uploads/").0, 401);
+    assert_eq!(
+        client
+            .curl(&["-H", &bearer, "-X", "POST"], "/v2/team/a/blobs/uploads/")
+            .0,
+        401
+    );
     assert_eq!(client.curl(&["-H", &bearer], "/v2/other/tags/list").0, 401);
     let _ = cluster.gantry(&["registry", "token", "revoke", "reader"]).ok();
     assert_eq!(client.curl(&["-H", &bearer], "/v2/team/a/tags/list").0, 401);
@@ -207,7 +244,9 @@ fn an_upload_goes_on_after_a_broken_connection() {
     let digest = digest.split(' ').next().expect("a digest").to_string();
     let (code, headers) = client.curl(&["-u", &login, "-X", "POST", "-D", "-"], "/v2/app/blobs/uploads/");
     assert_eq!(code, 202, "{headers}");
-    let location = headers.lines().find_map(|line| line.to_lowercase().strip_prefix("location: ").map(str::to_string));
+    let location = headers
+        .lines()
+        .find_map(|line| line.to_lowercase().strip_prefix("location: ").map(str::to_string));
     let location = location.expect("a location").trim().to_string();
 
     // A client that announces more than it sends, and hangs up.
@@ -217,28 +256,63 @@ fn an_upload_goes_on_after_a_broken_connection() {
     let authority = text(&client.certificates().join("ca.crt"));
     let url = format!("https://{HOST}{location}");
     let broken = client.run(&[
-        "curl", "-sS", "--http1.1", "--max-time", "3", "--cacert", &authority, "-u", &login, "-X", "PATCH",
-        "-H", &announced, "-H", "Content-Type: application/octet-stream", "--data-binary", &format!("@{}", text(&half)), &url,
+        "curl",
+        "-sS",
+        "--http1.1",
+        "--max-time",
+        "3",
+        "--cacert",
+        &authority,
+        "-u",
+        &login,
+        "-X",
+        "PATCH",
+        "-H",
+        &announced,
+        "-H",
+        "Content-Type: application/octet-stream",
+        "--data-binary",
+        &format!("@{}", text(&half)),
+        &url,
     ]);
     assert_ne!(broken.code, 0, "{broken:?}");
 
     // What came is there, and the rest follows; a piece at another place is refused.
     let came = within(std::time::Duration::from_secs(30), "what came is known", || {
         let (code, headers) = client.curl(&["-u", &login, "-D", "-"], &location);
-        let range = headers.lines().find_map(|line| line.to_lowercase().strip_prefix("range: 0-").map(str::to_string));
-        let came = range.and_then(|range| range.trim().parse::<usize>().ok()).map(|last| last + 1);
+        let range = headers
+            .lines()
+            .find_map(|line| line.to_lowercase().strip_prefix("range: 0-").map(str::to_string));
+        let came = range
+            .and_then(|range| range.trim().parse::<usize>().ok())
+            .map(|last| last + 1);
         came.filter(|came| code == 204 && *came > 1).ok_or(headers)
     });
     assert!(came <= 1_000_000, "{came}");
-    let wrong = ["-u", &login, "-X", "PATCH", "-H", "Content-Range: 5-9", "--data-binary", "abcde"];
+    let wrong = [
+        "-u",
+        &login,
+        "-X",
+        "PATCH",
+        "-H",
+        "Content-Range: 5-9",
+        "--data-binary",
+        "abcde",
+    ];
     assert_eq!(client.curl(&wrong, &location).0, 416);
     let rest = client.folder.path().join("rest");
     fs::write(&rest, &bytes[came..]).expect("a file");
     let range = format!("Content-Range: {came}-{}", bytes.len() - 1);
     let from_rest = format!("@{}", text(&rest));
-    let (code, body) = client.curl(&["-u", &login, "-X", "PATCH", "-H", &range, "--data-binary", &from_rest], &location);
+    let (code, body) = client.curl(
+        &["-u", &login, "-X", "PATCH", "-H", &range, "--data-binary", &from_rest],
+        &location,
+    );
     assert_eq!(code, 202, "{body}");
-    let (code, body) = client.curl(&["-u", &login, "-X", "PUT"], &format!("{location}?digest=sha256:{digest}"));
+    let (code, body) = client.curl(
+        &["-u", &login, "-X", "PUT"],
+        &format!("{location}?digest=sha256:{digest}"),
+    );
     assert_eq!(code, 201, "{body}");
     let back = text(&client.folder.path().join("back"));
     let (code, _) = client.curl(&["-u", &login, "-o", &back], &format!("/v2/app/blobs/sha256:{digest}"));
@@ -292,7 +366,15 @@ impl<'a> Docker<'a> {
     fn run(&self, arguments: &[&str]) -> Answer {
         let dir = self.folder.path().display();
         let mut command = self.lab.command("h1");
-        command.args(["timeout", "120", "docker", "--config", &format!("{dir}/config"), "--host", &format!("unix://{dir}/sock")]);
+        command.args([
+            "timeout",
+            "120",
+            "docker",
+            "--config",
+            &format!("{dir}/config"),
+            "--host",
+            &format!("unix://{dir}/sock"),
+        ]);
         let output = command.args(arguments).stdin(Stdio::null()).output();
         Answer::of(&output.expect("docker can be run"))
     }
@@ -301,7 +383,14 @@ impl<'a> Docker<'a> {
 impl Drop for Docker<'_> {
     fn drop(&mut self) {
         let pid = fs::read_to_string(self.folder.path().join("pid")).unwrap_or_default();
-        let _ = self.lab.exec("h1", &["sh", "-c", &format!("kill {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.1; done")]);
+        let _ = self.lab.exec(
+            "h1",
+            &[
+                "sh",
+                "-c",
+                &format!("kill {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.1; done"),
+            ],
+        );
         let _ = self.process.wait();
     }
 }
@@ -318,11 +407,18 @@ fn docker_pushes_and_pulls() {
     let secret = token(&cluster, &["--push"]);
     let _ = docker.run(&["login", "-u", "anybody", "-p", &secret, HOST]).ok();
     let _ = docker.run(&["pull", &format!("{HOST}/base:v1")]).ok();
-    let _ = docker.run(&["tag", &format!("{HOST}/base:v1"), &format!("{HOST}/team/copy:v2")]).ok();
+    let _ = docker
+        .run(&["tag", &format!("{HOST}/base:v1"), &format!("{HOST}/team/copy:v2")])
+        .ok();
     let _ = docker.run(&["push", &format!("{HOST}/team/copy:v2")]).ok();
-    let tags = cluster.json(&["image", "ls"]).expect("images can be listed").to_string();
+    let tags = cluster
+        .json(&["image", "ls"])
+        .expect("images can be listed")
+        .to_string();
     assert!(tags.contains("team/copy"), "{tags}");
-    let _ = docker.run(&["rmi", &format!("{HOST}/team/copy:v2"), &format!("{HOST}/base:v1")]).ok();
+    let _ = docker
+        .run(&["rmi", &format!("{HOST}/team/copy:v2"), &format!("{HOST}/base:v1")])
+        .ok();
     let _ = docker.run(&["pull", &format!("{HOST}/team/copy:v2")]).ok();
     let refused = docker.run(&["login", "-u", "anybody", "-p", "wrong", HOST]);
     assert_ne!(refused.code, 0, "{refused:?}");
@@ -332,7 +428,11 @@ fn docker_pushes_and_pulls() {
 fn keepers(cluster: &Cluster, repository: &str) -> Result<Vec<String>, String> {
     let images = cluster.gantry(&["image", "ls", "-o", "json"]);
     let images: Value = serde_json::from_str(&images.out).map_err(|error| format!("{error}: {}", images.err))?;
-    let image = images.as_array().into_iter().flatten().find(|image| image.to_string().contains(repository));
+    let image = images
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|image| image.to_string().contains(repository));
     let image = image.ok_or_else(|| images.to_string())?;
     let keepers = image["keepers"].as_array().into_iter().flatten();
     Ok(keepers.filter_map(|id| id.as_str().map(str::to_string)).collect())
@@ -348,13 +448,25 @@ fn a_pull_goes_on_when_the_node_that_sends_dies() {
     // 64 MiB that no compression makes small.
     let root = client.folder.path().join("root");
     fs::create_dir(&root).expect("a folder");
-    let _ = client.run(&["dd", "if=/dev/urandom", &format!("of={}/noise", text(&root)), "bs=1M", "count=64"]).ok();
+    let _ = client
+        .run(&[
+            "dd",
+            "if=/dev/urandom",
+            &format!("of={}/noise", text(&root)),
+            "bs=1M",
+            "count=64",
+        ])
+        .ok();
     let tar = text(&client.folder.path().join("root.tar"));
     let _ = client.run(&["tar", "-C", &text(&root), "-cf", &tar, "."]).ok();
     let _ = cluster.gantry(&["image", "import", &tar, "big:v1"]).ok();
     until("two nodes keep it", || {
         let keepers = keepers(&cluster, "big")?;
-        if keepers.len() == 2 { Ok(()) } else { Err(format!("{keepers:?}")) }
+        if keepers.len() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{keepers:?}"))
+        }
     });
     let (_, manifest) = client.curl(&["-u", &login], "/v2/big/manifests/v1");
     let manifest: Value = serde_json::from_str(&manifest).expect("a manifest");
@@ -366,14 +478,31 @@ fn a_pull_goes_on_when_the_node_that_sends_dies() {
     let back = text(&client.folder.path().join("back"));
     let mut command = cluster.lab.command("h1");
     let pull = command
-        .args(["curl", "-sS", "--limit-rate", "8M", "--max-time", "120", "--cacert", &authority, "-u", &login, "-o", &back])
+        .args([
+            "curl",
+            "-sS",
+            "--limit-rate",
+            "8M",
+            "--max-time",
+            "120",
+            "--cacert",
+            &authority,
+            "-u",
+            &login,
+            "-o",
+            &back,
+        ])
         .arg(format!("https://{HOST}/v2/big/blobs/{digest}"))
         .stdin(Stdio::null())
         .spawn()
         .expect("curl runs");
     until("the pull is under way", || {
         let length = fs::metadata(&back).map_or(0, |metadata| metadata.len());
-        if length > 1 << 20 { Ok(()) } else { Err(length.to_string()) }
+        if length > 1 << 20 {
+            Ok(())
+        } else {
+            Err(length.to_string())
+        }
     });
     for host in ["h2", "h3"] {
         cluster.process("agent", host).kill();

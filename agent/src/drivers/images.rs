@@ -120,7 +120,18 @@ impl NodeImages {
                 ..v1::ImageInfo::default()
             },
         };
-        Some(self.described(info)).filter(|info| info.manifest.is_some())
+        let is_whole = self.is_whole(digest);
+        Some(self.described(info)).filter(|info| is_whole && info.manifest.is_some())
+    }
+
+    /// Whether the manifest and what it needs itself are here.
+    fn is_whole(&self, digest: Digest) -> bool {
+        let manifest = self.store.manifest(digest);
+        manifest.is_ok_and(|(info, _)| {
+            info.blobs()
+                .iter()
+                .all(|blob| self.store.blob_size(blob.digest).is_some())
+        })
     }
 
     /// Adds what its manifest says, and whether the node keeps it for the cluster.

@@ -3,6 +3,7 @@
 //! **Invariant:** bytes that leave the store are verified on their way ([`gantry_image::VerifiedReader`]).
 //! Deliberately not here: who may upload what to which repository; servers ask on behalf of registry clients.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -209,19 +210,13 @@ pub(super) async fn drop_image(service: &NodeService, request: &KeepImageRequest
     let (kept, containers) = (service.images.kept().clone(), service.engine.images());
     let dropped = blocking(move || -> Result<(), Problem> {
         kept.set(&store, digest, false)?;
-        let used: std::collections::BTreeSet<Digest> = super::images::in_use(&shared, &store)?
-            .into_iter()
-            .chain(containers)
-            .collect();
+        let mut used: BTreeSet<Digest> = super::images::in_use(&shared, &store)?;
+        used.extend(containers);
+        // What else is kept stays, also where it belongs to the same index.
+        used.extend(kept.all());
         let below = store.images_below(digest);
-        let others = kept.all();
-        let is_named = below
-            .iter()
-            .any(|image| store.info(*image).is_ok_and(|info| is_named(&store, &info, digest)));
-        if is_named
-            || used.contains(&digest)
-            || below.iter().any(|image| used.contains(image) || others.contains(image))
-        {
+        let named = |image: &Digest| store.info(*image).is_ok_and(|info| is_named(&store, &info, digest));
+        if used.contains(&digest) || below.iter().any(|image| used.contains(image) || named(image)) {
             return Ok(());
         }
         match store.remove(&Selector::Digest(digest), &used).map_err(Problem::from) {

@@ -10,7 +10,7 @@ use gantry_api::v1::{
     Chunk, ExportImageRequest, ImportImageChunk, ImportImageReply, ImportImageStart, RemoveImageReply,
     RemoveImageRequest, import_image_chunk,
 };
-use gantry_image::{Format, ImageInfo, ImportOptions, Store};
+use gantry_image::{Format, ImageInfo, ImportOptions, Selector, Store};
 use gantry_lifecycle::State;
 use gantry_model::spec::HealthCheck;
 use gantry_model::{Class, Digest, ImageReference, Problem, Timestamp};
@@ -209,10 +209,16 @@ fn options(json: &[u8]) -> Result<ImportOptions, Problem> {
 /// Removes an image, but never one that a replica of this node may still need.
 pub(super) async fn remove(service: &NodeService, request: RemoveImageRequest) -> Result<RemoveImageReply, Problem> {
     let (shared, store) = (Arc::clone(&service.shared), Arc::clone(service.images.store()));
-    let containers = service.engine.images();
+    let (containers, kept) = (service.engine.images(), service.images.kept().clone());
     let removed = blocking(move || -> Result<_, Problem> {
         let selector = store.find(&request.image)?;
-        let used = in_use(&shared, &store)?.into_iter().chain(containers).collect();
+        let mut used: BTreeSet<Digest> = in_use(&shared, &store)?.into_iter().chain(containers).collect();
+        match &selector {
+            // The whole image is to go, by its digest: it is kept for the cluster no longer.
+            Selector::Digest(digest) => kept.set(&store, *digest, false)?,
+            // A name alone goes; what the cluster has kept here stays without it.
+            Selector::Reference(_) => used.extend(kept.all()),
+        }
         Ok(store.remove(&selector, &used)?)
     });
     let removed = removed.await?;

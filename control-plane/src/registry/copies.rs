@@ -258,3 +258,172 @@ async fn perform(context: &Context, state: &State, ask: &Ask) -> bool {
         Err(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_model::ByteSize;
+    use gantry_model::net::Ipv4Net;
+    use gantry_model::object::{
+        Availability, ImageRecord, ManifestFacts, ManifestKind, NodeFacts, RepositoryManifest, TagRecord, UploadedBlob,
+    };
+    use gantry_state::{Object, RegistryObject};
+
+    const NOW: Timestamp = Timestamp(1_000_000_000);
+
+    fn digest(number: u8) -> Digest {
+        Digest::from_bytes([number; 32])
+    }
+
+    fn node(id: u64, status: NodeStatus, since: Timestamp) -> Object {
+        Object::Node(Node {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            address: format!("10.0.0.{id}:7601"),
+            subnet: Ipv4Net::new(std::net::Ipv4Addr::new(10, 128, id as u8, 0), 24),
+            labels: BTreeMap::new(),
+            availability: Availability::Active,
+            status,
+            status_since: since,
+            facts: NodeFacts::default(),
+            joined_at: Timestamp(1),
+        })
+    }
+
+    fn image(number: u8, nodes: &[u64], keepers: &[u64], manifest: ManifestFacts) -> Object {
+        Object::Image(ImageRecord {
+            digest: digest(number).to_string(),
+            config_digest: String::new(),
+            size: ByteSize(1),
+            platform: String::new(),
+            created_at: None,
+            nodes: nodes.iter().copied().map(NodeId).collect(),
+            keepers: keepers.iter().copied().map(NodeId).collect(),
+            manifest,
+        })
+    }
+
+    fn tag(name: &str, number: u8) -> Object {
+        Object::Tag(TagRecord {
+            reference: format!("docker.io/library/{name}:1"),
+            digest: digest(number).to_string(),
+            updated_at: Timestamp(1),
+        })
+    }
+
+    fn state(objects: Vec<Object>) -> State {
+        let mut state = State::default();
+        let ops = objects.into_iter().map(|object| Op::Put(Box::new(object))).collect();
+        state.apply(1, 1, &Transaction::new(Timestamp(1), ops));
+        state
+    }
+
+    fn nodes(count: u64) -> Vec<Object> {
+        (1..=count)
+            .map(|id| node(id, NodeStatus::Ready, Timestamp(1)))
+            .collect()
+    }
+
+    fn kept(plan: &Plan) -> Vec<u64> {
+        let keeps = plan.asks.iter().filter_map(|ask| match ask {
+            Ask::Keep(node, _) => Some(node.0),
+            Ask::Drop(..) => None,
+        });
+        keeps.collect()
+    }
+
+    #[test]
+    fn a_named_image_is_kept_twice_first_where_it_is() {
+        let mut objects = nodes(4);
+        objects.extend([image(1, &[3], &[], ManifestFacts::default()), tag("web", 1)]);
+        let asked = kept(&plan(&state(objects.clone()), NOW));
+        assert_eq!((asked.len(), asked[0]), (2, 3));
+        // Nothing is left to do once both keep it.
+        objects[4] = image(1, &[3, asked[1]], &[3, asked[1]], ManifestFacts::default());
+        assert_eq!(plan(&state(objects), NOW), Plan::default());
+    }
+
+    #[test]
+    fn a_cluster_of_one_node_keeps_one_copy() {
+        let mut objects = nodes(1);
+        objects.extend([image(1, &[1], &[1], ManifestFacts::default()), tag("web", 1)]);
+        assert_eq!(plan(&state(objects), NOW), Plan::default());
+    }
+
+    #[test]
+    fn what_nobody_has_or_names_is_not_asked_for() {
+        let mut objects = nodes(2);
+        objects.extend([image(1, &[1], &[], ManifestFacts::default()), tag("gone", 2)]);
+        assert_eq!(plan(&state(objects), NOW), Plan::default());
+    }
+
+    #[test]
+    fn a_copy_is_made_good_after_a_while_and_the_surplus_goes_when_its_node_is_back() {
+        let with = |since: Timestamp, status| {
+            let mut objects = nodes(2);
+            objects.push(node(3, status, since));
+            objects.extend([image(1, &[2, 3], &[2, 3], ManifestFacts::default()), tag("web", 1)]);
+            state(objects)
+        };
+        let just_now = with(NOW, NodeStatus::Down);
+        assert_eq!(plan(&just_now, NOW.after(DurationMs::secs(5))), Plan::default());
+        assert_eq!(kept(&plan(&just_now, NOW.after(GIVEN_UP_AFTER))), [1]);
+        let mut objects = nodes(3);
+        objects.extend([
+            image(1, &[1, 2, 3], &[1, 2, 3], ManifestFacts::default()),
+            tag("web", 1),
+        ]);
+        let surplus = plan(&state(objects), NOW);
+        assert!(
+            matches!(surplus.asks.as_slice(), [Ask::Drop(_, one)] if *one == digest(1)),
+            "{surplus:?}"
+        );
+    }
+
+    #[test]
+    fn what_lost_its_name_is_dropped_with_all_that_its_index_lists() {
+        let index = ManifestFacts {
+            kind: ManifestKind::Index,
+            manifests: vec![digest(2)],
+            ..ManifestFacts::default()
+        };
+        let mut objects = nodes(2);
+        objects.extend([
+            image(1, &[1, 2], &[1, 2], index),
+            image(2, &[1, 2], &[1, 2], ManifestFacts::default()),
+        ]);
+        let unnamed = plan(&state(objects.clone()), NOW);
+        assert_eq!(
+            unnamed.asks.iter().filter(|ask| matches!(ask, Ask::Drop(..))).count(),
+            4
+        );
+        objects.push(tag("web", 1));
+        assert_eq!(plan(&state(objects), NOW), Plan::default());
+    }
+
+    #[test]
+    fn uploads_and_words_about_nothing_expire() {
+        let about_nothing = ManifestFacts {
+            subject: Some(digest(9)),
+            ..ManifestFacts::default()
+        };
+        let mut objects = nodes(1);
+        objects.extend([
+            image(1, &[1], &[], about_nothing),
+            Object::Registry(RegistryObject::Manifest(RepositoryManifest {
+                repository: "docker.io/library/web".to_string(),
+                digest: digest(1),
+                pushed_at: NOW,
+            })),
+            Object::Registry(RegistryObject::Blob(UploadedBlob {
+                digest: digest(3),
+                size: ByteSize(1),
+                nodes: [NodeId(1)].into(),
+                repositories: [("docker.io/library/web".to_string(), NOW.after(UPLOAD_KEPT))].into(),
+            })),
+        ]);
+        let state = state(objects);
+        assert_eq!(plan(&state, NOW).ops, []);
+        assert_eq!(plan(&state, NOW.after(UPLOAD_KEPT)).ops.len(), 2);
+    }
+}

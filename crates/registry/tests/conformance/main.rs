@@ -26,7 +26,9 @@ struct Answer {
 
 impl Answer {
     fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().expect("ASCII"))
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("ASCII"))
     }
 
     fn json(&self) -> Value {
@@ -91,13 +93,17 @@ impl Registry {
             manifest[key] = value.clone();
         }
         let path = format!("/v2/{repository}/manifests/{target}");
-        self.ask("PUT", &path, &[("content-type", MANIFEST)], manifest.to_string()).await
+        self.ask("PUT", &path, &[("content-type", MANIFEST)], manifest.to_string())
+            .await
     }
 }
 
 fn basic(password: &str) -> String {
     use base64::Engine as _;
-    format!("Basic {}", base64::prelude::BASE64_STANDARD.encode(format!("user:{password}")))
+    format!(
+        "Basic {}",
+        base64::prelude::BASE64_STANDARD.encode(format!("user:{password}"))
+    )
 }
 
 fn with(path: &str, authorization: Option<&str>) -> Request<Body> {
@@ -119,7 +125,11 @@ async fn who_is_not_known_is_told_how_to_become_it() {
     );
     assert_eq!(answer.header("docker-distribution-api-version"), "registry/2.0");
     let answer = registry.send(with("/v2/a/b/manifests/x", None)).await;
-    assert!(answer.header("www-authenticate").ends_with(",scope=\"repository:a/b:pull\""));
+    assert!(
+        answer
+            .header("www-authenticate")
+            .ends_with(",scope=\"repository:a/b:pull\"")
+    );
     for wrong in ["Basic x", "Basic dTp3cm9uZw==", "Bearer x", "Digest x", ""] {
         assert_eq!(registry.send(with("/v2/", Some(wrong))).await.status, 401, "{wrong}");
     }
@@ -145,7 +155,9 @@ async fn a_token_allows_what_was_asked_for_and_may_be() {
     *upload.method_mut() = "POST".parse().expect("a method");
     assert_eq!(registry.send(upload).await.status, 401);
     // Without the detour, what is not allowed is denied.
-    let denied = registry.send(with("/v2/private/manifests/1", Some(&basic(READER)))).await;
+    let denied = registry
+        .send(with("/v2/private/manifests/1", Some(&basic(READER))))
+        .await;
     assert_eq!(denied.error(), (403, "DENIED".to_string()));
     let catalog = registry.send(with("/v2/_catalog", Some(&basic(READER)))).await;
     assert_eq!(catalog.json(), json!({ "repositories": ["public/a"] }));
@@ -162,7 +174,10 @@ async fn a_blob_comes_in_one_piece_and_goes_whole_or_in_part() {
     assert_eq!(whole.header("content-length"), "16");
     assert_eq!(whole.header("accept-ranges"), "bytes");
     let head = registry.ask("HEAD", &path, &[], Body::empty()).await;
-    assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, "16", 0));
+    assert_eq!(
+        (head.status, head.header("content-length"), head.body.len()),
+        (200, "16", 0)
+    );
     for (range, part, named) in [
         ("bytes=0-3", "0123", "bytes 0-3/16"),
         ("bytes=10-", "abcdef", "bytes 10-15/16"),
@@ -172,7 +187,9 @@ async fn a_blob_comes_in_one_piece_and_goes_whole_or_in_part() {
         assert_eq!((part_of.status, &part_of.body[..]), (206, part.as_bytes()), "{range}");
         assert_eq!(part_of.header("content-range"), named);
     }
-    let outside = registry.ask("GET", &path, &[("range", "bytes=16-")], Body::empty()).await;
+    let outside = registry
+        .ask("GET", &path, &[("range", "bytes=16-")], Body::empty())
+        .await;
     assert_eq!((outside.status, outside.header("content-range")), (416, "bytes */16"));
     // Other repositories have nothing of it.
     let other = registry.get(&format!("/v2/other/blobs/{digest}")).await;
@@ -194,8 +211,14 @@ async fn an_upload_comes_in_pieces_each_where_the_last_one_ended() {
         registry.ask("PATCH", &location, &headers, piece).await
     };
     let first = patch("0-3", "0123").await;
-    assert_eq!((first.status, first.header("range"), first.header("location")), (202, "0-3", location.as_str()));
-    assert_eq!(patch("8-9", "89").await.error(), (416, "BLOB_UPLOAD_INVALID".to_string()));
+    assert_eq!(
+        (first.status, first.header("range"), first.header("location")),
+        (202, "0-3", location.as_str())
+    );
+    assert_eq!(
+        patch("8-9", "89").await.error(),
+        (416, "BLOB_UPLOAD_INVALID".to_string())
+    );
     assert_eq!(patch("4-9", "45").await.error(), (400, "SIZE_INVALID".to_string()));
     let status = registry.get(&location).await;
     assert_eq!((status.status, status.header("range")), (204, "0-3"));
@@ -205,17 +228,31 @@ async fn an_upload_comes_in_pieces_each_where_the_last_one_ended() {
     let digest = digest_of(b"0123456789");
     let missing = registry.ask("PUT", &location, &[], "89").await;
     assert_eq!(missing.error(), (400, "DIGEST_INVALID".to_string()));
-    let finished = registry.ask("PUT", &format!("{location}?digest={digest}"), &[], "89").await;
-    assert_eq!((finished.status, finished.header("location")), (201, &*format!("/v2/a/blobs/{digest}")));
-    assert_eq!(&registry.get(&format!("/v2/a/blobs/{digest}")).await.body[..], b"0123456789");
-    assert_eq!(registry.get(&location).await.error(), (404, "BLOB_UPLOAD_UNKNOWN".to_string()));
+    let finished = registry
+        .ask("PUT", &format!("{location}?digest={digest}"), &[], "89")
+        .await;
+    assert_eq!(
+        (finished.status, finished.header("location")),
+        (201, &*format!("/v2/a/blobs/{digest}"))
+    );
+    assert_eq!(
+        &registry.get(&format!("/v2/a/blobs/{digest}")).await.body[..],
+        b"0123456789"
+    );
+    assert_eq!(
+        registry.get(&location).await.error(),
+        (404, "BLOB_UPLOAD_UNKNOWN".to_string())
+    );
 }
 
 #[tokio::test]
 async fn an_upload_with_another_digest_is_refused_and_one_can_be_given_up() {
     let registry = Registry::new();
     let digest = digest_of(b"right");
-    for path in [format!("/v2/a/blobs/uploads/?digest={digest}"), "/v2/a/blobs/uploads/?digest=md5:1".to_string()] {
+    for path in [
+        format!("/v2/a/blobs/uploads/?digest={digest}"),
+        "/v2/a/blobs/uploads/?digest=md5:1".to_string(),
+    ] {
         let refused = registry.ask("POST", &path, &[], "wrong").await;
         assert_eq!(refused.error(), (400, "DIGEST_INVALID".to_string()));
     }
@@ -233,13 +270,22 @@ async fn a_blob_is_mounted_from_where_it_may_be_read() {
     let registry = Registry::new();
     let digest = registry.blob("a", b"content").await;
     let mount = |from: &str, digest: Digest| format!("/v2/b/blobs/uploads/?mount={digest}{from}");
-    for path in [mount("", digest), mount("&from=c", digest), mount("&from=a", digest_of(b"x"))] {
+    for path in [
+        mount("", digest),
+        mount("&from=c", digest),
+        mount("&from=a", digest_of(b"x")),
+    ] {
         let upload = registry.ask("POST", &path, &[], Body::empty()).await;
         assert_eq!(upload.status, 202, "{path}");
         assert!(upload.header("location").starts_with("/v2/b/blobs/uploads/"));
     }
-    let mounted = registry.ask("POST", &mount("&from=a", digest), &[], Body::empty()).await;
-    assert_eq!((mounted.status, mounted.header("location")), (201, &*format!("/v2/b/blobs/{digest}")));
+    let mounted = registry
+        .ask("POST", &mount("&from=a", digest), &[], Body::empty())
+        .await;
+    assert_eq!(
+        (mounted.status, mounted.header("location")),
+        (201, &*format!("/v2/b/blobs/{digest}"))
+    );
     assert_eq!(registry.get(&format!("/v2/b/blobs/{digest}")).await.status, 200);
 }
 
@@ -262,7 +308,13 @@ async fn manifests_are_stored_by_tag_and_by_digest() {
     }
     let by_digest = registry.manifest("a/b", &digest, json!({})).await;
     assert_eq!(by_digest.status, 201);
-    assert_eq!(registry.ask("DELETE", "/v2/a/b/manifests/v1", &[], Body::empty()).await.status, 202);
+    assert_eq!(
+        registry
+            .ask("DELETE", "/v2/a/b/manifests/v1", &[], Body::empty())
+            .await
+            .status,
+        202
+    );
     let gone = registry.get("/v2/a/b/manifests/v1").await;
     assert_eq!(gone.error(), (404, "MANIFEST_UNKNOWN".to_string()));
     let path = format!("/v2/a/b/manifests/{digest}");
@@ -278,13 +330,21 @@ async fn bad_manifests_are_refused() {
         registry.ask("PUT", "/v2/a/manifests/v1", &headers, body).await.error()
     };
     let lies = json!({ "schemaVersion": 2, "mediaType": "other/type" }).to_string();
-    assert_eq!(put(MANIFEST, "not JSON".to_string()).await, (400, "MANIFEST_INVALID".to_string()));
+    assert_eq!(
+        put(MANIFEST, "not JSON".to_string()).await,
+        (400, "MANIFEST_INVALID".to_string())
+    );
     assert_eq!(put(MANIFEST, lies).await, (400, "MANIFEST_INVALID".to_string()));
-    assert_eq!(put(MANIFEST, " ".repeat(MANIFEST_BYTES_MAX + 1)).await, (413, "SIZE_INVALID".to_string()));
+    assert_eq!(
+        put(MANIFEST, " ".repeat(MANIFEST_BYTES_MAX + 1)).await,
+        (413, "SIZE_INVALID".to_string())
+    );
     let missing = json!({ "layers": [{ "digest": digest_of(b"never").to_string() }] });
     let refused = registry.manifest("a", "v1", missing).await;
     assert_eq!(refused.error(), (404, "MANIFEST_BLOB_UNKNOWN".to_string()));
-    let other = registry.manifest("a", &digest_of(b"other").to_string(), json!({})).await;
+    let other = registry
+        .manifest("a", &digest_of(b"other").to_string(), json!({}))
+        .await;
     assert_eq!(other.error(), (400, "DIGEST_INVALID".to_string()));
     let tag = registry.manifest("a", ".wrong", json!({})).await;
     assert_eq!(tag.status, StatusCode::NOT_FOUND);
@@ -296,12 +356,18 @@ async fn lists_come_in_pages() {
     for tag in ["b", "a", "d", "c"] {
         registry.manifest("x", tag, json!({})).await;
     }
-    assert_eq!(registry.get("/v2/x/tags/list").await.json(), json!({ "name": "x", "tags": ["a", "b", "c", "d"] }));
+    assert_eq!(
+        registry.get("/v2/x/tags/list").await.json(),
+        json!({ "name": "x", "tags": ["a", "b", "c", "d"] })
+    );
     let page = registry.get("/v2/x/tags/list?n=2").await;
     assert_eq!(page.json()["tags"], json!(["a", "b"]));
     assert_eq!(page.header("link"), "</v2/x/tags/list?n=2&last=b>; rel=\"next\"");
     let rest = registry.get("/v2/x/tags/list?n=2&last=b").await;
-    assert_eq!((rest.json()["tags"].clone(), rest.header("link")), (json!(["c", "d"]), ""));
+    assert_eq!(
+        (rest.json()["tags"].clone(), rest.header("link")),
+        (json!(["c", "d"]), "")
+    );
     assert_eq!(registry.get("/v2/x/tags/list?n=0").await.json()["tags"], json!([]));
     assert_eq!(registry.get("/v2/x/tags/list?n=many").await.status, 400);
     let unknown = registry.get("/v2/nobody/tags/list").await;
@@ -326,14 +392,19 @@ async fn referrers_are_found_by_what_they_speak_about() {
     let all = registry.get(&format!("/v2/a/referrers/{subject}")).await;
     assert_eq!(all.header("content-type"), "application/vnd.oci.image.index.v1+json");
     assert_eq!(all.json()["manifests"].as_array().map(Vec::len), Some(2));
-    let some = registry.get(&format!("/v2/a/referrers/{subject}?artifactType=sbom/x")).await;
+    let some = registry
+        .get(&format!("/v2/a/referrers/{subject}?artifactType=sbom/x"))
+        .await;
     assert_eq!(some.header("oci-filters-applied"), "artifactType");
     let found = some.json()["manifests"].clone();
     assert_eq!(found.as_array().map(Vec::len), Some(1));
     assert_eq!(found[0]["artifactType"], "sbom/x");
     let none = registry.get(&format!("/v2/a/referrers/{}", digest_of(b"x"))).await;
     assert_eq!((none.status, none.json()["manifests"].clone()), (200, json!([])));
-    assert_eq!(registry.get("/v2/a/referrers/x").await.error(), (400, "DIGEST_INVALID".to_string()));
+    assert_eq!(
+        registry.get("/v2/a/referrers/x").await.error(),
+        (400, "DIGEST_INVALID".to_string())
+    );
 }
 
 #[tokio::test]

@@ -56,7 +56,8 @@ impl Memory {
 fn descriptors(manifest: &Value) -> Vec<Digest> {
     let layers = manifest["layers"].as_array().into_iter().flatten();
     let all = std::iter::once(&manifest["config"]).chain(layers);
-    all.filter_map(|descriptor| descriptor["digest"].as_str()?.parse().ok()).collect()
+    all.filter_map(|descriptor| descriptor["digest"].as_str()?.parse().ok())
+        .collect()
 }
 
 fn unknown(code: Code) -> Refusal {
@@ -143,7 +144,9 @@ impl Backend for Memory {
         content.manifests.insert(digest, bytes);
         Ok(StoredManifest {
             digest,
-            subject: value["subject"]["digest"].as_str().and_then(|subject| subject.parse().ok()),
+            subject: value["subject"]["digest"]
+                .as_str()
+                .and_then(|subject| subject.parse().ok()),
         })
     }
 
@@ -236,7 +239,11 @@ impl Backend for Memory {
         while let Some(bytes) = piece.bytes.next().await {
             let bytes = bytes.map_err(|error| Refusal::new(Code::Unavailable, error.to_string()))?;
             let mut content = self.content();
-            content.uploads.get_mut(upload).expect("it was there").extend_from_slice(&bytes);
+            content
+                .uploads
+                .get_mut(upload)
+                .expect("it was there")
+                .extend_from_slice(&bytes);
         }
         let Some(wanted) = piece.finish else {
             return self.upload_size(repository, upload).await;

@@ -50,7 +50,11 @@ pub(crate) fn stuck(draft: &mut Draft<'_>, slots: &[Slot], rollout: &Rollout, de
         let Some((replica, since)) = culprit(draft, *slot, rollout) else {
             continue;
         };
-        let due = rollout.resumed_at.map_or(since, |at| since.max(at)).after(deadline);
+        // What was told before this rollout, or before a person resumed it, is not held against it.
+        let since = since
+            .max(rollout.started_at)
+            .max(rollout.resumed_at.unwrap_or_default());
+        let due = since.after(deadline);
         if due > draft.view.now {
             draft.wake(due);
         } else {
@@ -66,14 +70,23 @@ fn culprit(draft: &Draft<'_>, slot: Slot, rollout: &Rollout) -> Option<(ReplicaI
     let open = |one: &&&Replica| !rollout.failed.contains(&one.id);
     let is_new = |one: &&&Replica| one.revision == rollout.to && one.is_active() && !one.is_ready();
     if let Some(new) = replicas.iter().filter(open).rfind(is_new) {
-        return Some((new.id, new.created_at));
+        return Some((new.id, new.created_at.max(reachable_since(draft, new))));
     }
     let leaving = |one: &&&Replica| {
         let told = one.desired > Desired::Run;
         told && (is_old_and_alive(draft, one, rollout.to) || replicas.last().is_some_and(|last| last.id == one.id))
     };
     let old = replicas.iter().filter(open).find(leaving)?;
-    let told_at = old.desired_since.unwrap_or(old.created_at);
+    let told_at = old
+        .desired_since
+        .unwrap_or(old.created_at)
+        .max(reachable_since(draft, old));
     let grace = draft.spec_of(old.revision).container.stop_grace();
     Some((old.id, told_at.after(grace)))
+}
+
+/// Since when the replica's node has been as it is: what comes back has its time again.
+fn reachable_since(draft: &Draft<'_>, replica: &Replica) -> Timestamp {
+    let node = replica.node.and_then(|id| draft.view.state.node(id));
+    node.map_or(Timestamp::default(), |node| node.status_since)
 }

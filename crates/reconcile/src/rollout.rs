@@ -133,10 +133,7 @@ fn schedule(
     config: &UpdateConfig,
 ) -> Vec<Slot> {
     let now = draft.view.now;
-    if slots
-        .iter()
-        .any(|(_, one)| matches!(one, Progress::InFlight | Progress::Fresh))
-    {
+    if slots.iter().any(|one| is_under_way(draft, one, slots)) {
         rollout.batch_done_at = None;
         return Vec::new();
     }
@@ -160,6 +157,19 @@ fn schedule(
         rollout.batch_done_at = None;
     }
     batch
+}
+
+/// Whether a slot is being replaced, or filled for the first time. One whose turn has not come holds up nothing: it may wait
+/// for the very slots that this rollout is to mend.
+fn is_under_way(draft: &Draft<'_>, (slot, progress): &(Slot, Progress), slots: &[(Slot, Progress)]) -> bool {
+    match progress {
+        Progress::InFlight => true,
+        Progress::Fresh => {
+            let all: Vec<Slot> = slots.iter().map(|(slot, _)| *slot).collect();
+            stateful::may_fill(draft, *slot, &all)
+        }
+        Progress::Waiting { .. } | Progress::Held | Progress::Settled => false,
+    }
 }
 
 /// Slots that serve nobody first, since replacing them costs nothing; then in order. Slots that start one after the other are

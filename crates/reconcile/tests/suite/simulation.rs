@@ -122,6 +122,7 @@ fn heal(world: &mut World) {
         spec.placement = Default::default();
         spec.ports.clear();
         spec.depends_on.clear();
+        spec.job = Default::default();
         spec.restart_generation += 1;
         world.apply_spec(stored.name.as_str(), spec);
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use gantry_model::object::{RevisionRecord, Rollout, RolloutKind, Service};
 use gantry_model::spec::{
-    ContainerSpec, Dependency, DependencyCondition, EndpointMode, FailureAction, Mode, Placement, PortMode, PortSpec,
-    Protocol, Resources, RestartPolicy, ServiceSpec, UpdateConfig, UpdateOrder,
+    CanaryStep, ContainerSpec, Dependency, DependencyCondition, EndpointMode, FailureAction, Mode, Placement, PortMode,
+    PortSpec, Protocol, Resources, RestartPolicy, RolloutStrategy, ServiceSpec, StartOrder, Stateful, UpdateConfig,
+    UpdateOrder,
 };
 use gantry_model::{ByteSize, DurationMs, MilliCpu, Name, ServiceId};
 use gantry_state::{Object, Op};
@@ -78,6 +79,17 @@ pub fn random_spec(dice: &mut Dice) -> ServiceSpec {
             name: None,
         });
     }
+    if dice.one_in(6) && matches!(spec.mode, Mode::Replicated { .. }) {
+        let starts = [StartOrder::Ordered, StartOrder::Parallel];
+        spec.stateful = Some(Stateful {
+            start: starts[dice.below(2) as usize],
+            exclusive: dice.one_in(2),
+        });
+    }
+    if spec.mode.is_job() && dice.one_in(2) {
+        spec.job.backoff_limit = Some(dice.below(8) as u32);
+        spec.job.deadline = dice.one_in(3).then(|| DurationMs::secs(300));
+    }
     if dice.one_in(5) {
         let name = Name::new(["web", "db", "job"][dice.below(3) as usize]).expect("a valid name");
         let conditions = [DependencyCondition::Started, DependencyCondition::Healthy];
@@ -101,7 +113,21 @@ fn random_update(dice: &mut Dice) -> UpdateConfig {
         monitor: DurationMs::secs(dice.below(3) * 5),
         max_failure_permille: (dice.below(3) * 250) as u32,
         order: orders[dice.below(2) as usize],
-        ..UpdateConfig::default()
+        batch_percent: dice.one_in(4).then(|| 1 + dice.below(100) as u32),
+        progress_deadline: DurationMs::secs(dice.below(3) * 60),
+        strategy: random_strategy(dice),
+    }
+}
+
+/// Stages that end by themselves, so that what heals converges without a person.
+fn random_strategy(dice: &mut Dice) -> RolloutStrategy {
+    let hold = Some(DurationMs::secs(dice.below(20)));
+    match dice.below(6) {
+        0 => RolloutStrategy::BlueGreen { hold },
+        1 => RolloutStrategy::Canary {
+            steps: vec![CanaryStep { percent: 20, hold }, CanaryStep { percent: 60, hold }],
+        },
+        _ => RolloutStrategy::Rolling,
     }
 }
 

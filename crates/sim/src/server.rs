@@ -1,0 +1,356 @@
+//! A server: its part of the log, the state it has applied, and the leader's work while it leads.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use gantry_leader::dispatch::Acknowledgements;
+use gantry_leader::{Controller, Failed, Leases, Moment, Verdict};
+use gantry_model::object::{ClusterConfig, ClusterRecord, ImageRecord, NodeStatus, RootCertificate, TagRecord};
+use gantry_model::{DurationMs, NodeId, ReplicaId};
+use gantry_state::{Change, Object, Op, Outcome, State, Transaction};
+
+use crate::net::ConnectionId;
+use crate::plant;
+use crate::raft::{LEASE_MS, Leading, Log, Message, Origin};
+use crate::script::SERVERS;
+use crate::specs;
+use crate::world::{BEGINNING, Event, World};
+
+/// How often a server's clock strikes: heartbeats of Raft, elections, leases, wake-ups.
+const TICK_MS: u64 = 100;
+/// A snapshot is taken after so many entries.
+const SNAPSHOT_EVERY: u64 = 50;
+
+/// One server.
+#[derive(Default)]
+pub struct Server {
+    /// It runs.
+    pub up: bool,
+    /// Counts its starts.
+    pub life: u32,
+    /// The newest term it knows of; on disk.
+    pub term: u64,
+    /// Its log, as far as it has taken it in.
+    pub log: Log,
+    /// Its log, as far as it is on disk.
+    pub synced: Log,
+    /// Entries known to be committed.
+    pub commit: usize,
+    /// When it last heard of a leader, or voted.
+    pub heard_at: u64,
+    /// How long it waits for a leader.
+    pub patience: u64,
+    /// Who leads, as far as it knows.
+    pub leader_hint: Option<usize>,
+    /// When the message was sent that its next answer answers.
+    pub answers: Option<u64>,
+    /// It leads in Raft.
+    pub leading: Option<Leading>,
+    /// What it has applied.
+    pub state: State,
+    /// Its newest snapshot, on disk.
+    pub snapshot: Vec<u8>,
+    /// It acts as the leader.
+    pub leader: Option<Leader>,
+    /// How wrong its wall clock is, in milliseconds.
+    pub skew: i64,
+}
+
+/// The work of a leader, for one stretch of leadership.
+pub struct Leader {
+    /// Names the stretch.
+    pub stretch: u64,
+    /// Production's controller.
+    pub controller: Controller,
+    /// Production's leases.
+    pub leases: Leases,
+    /// Production's acknowledgements.
+    pub acks: Acknowledgements,
+    /// Changes that the controller has not heard of.
+    pub feed: VecDeque<(State, Arc<Vec<Change>>)>,
+    /// Connections whose sessions follow the state.
+    pub sessions: BTreeMap<ConnectionId, ()>,
+}
+
+impl Server {
+    /// Whether a majority has answered lately.
+    pub fn holds_lease(&self, own: usize, now: u64) -> bool {
+        let Some(leading) = &self.leading else { return false };
+        let fresh = |one: &usize| *one == own || leading.heard[*one] + LEASE_MS > now;
+        (0..SERVERS).filter(fresh).count() * 2 > SERVERS
+    }
+}
+
+impl World {
+    pub(crate) fn applied(&self, server: usize) -> usize {
+        self.servers[server].state.revision() as usize
+    }
+
+    pub(crate) fn server_starts(&mut self, server: usize) {
+        let patience = LEASE_MS + self.dice.between(100, 700);
+        let now = self.now;
+        let one = &mut self.servers[server];
+        one.up = true;
+        one.life += 1;
+        one.log = one.synced.clone();
+        one.heard_at = now;
+        one.patience = patience;
+        one.state = match one.snapshot.is_empty() {
+            true => State::default(),
+            false => rmp_serde::from_slice(&one.snapshot).expect("a snapshot that was just written"),
+        };
+        one.commit = one.state.revision() as usize;
+        let life = one.life;
+        let delay = self.dice.below(TICK_MS);
+        self.after(delay, Event::ServerTick(server, life));
+    }
+
+    pub(crate) fn server_crashes(&mut self, server: usize) {
+        if !self.servers[server].up {
+            return;
+        }
+        self.step_down(server);
+        let one = &mut self.servers[server];
+        one.up = false;
+        one.life += 1;
+        one.leader_hint = None;
+        one.answers = None;
+        self.connections_of_server_break(server);
+    }
+
+    pub(crate) fn server_tick(&mut self, server: usize, life: u32) {
+        if self.servers[server].life != life {
+            return;
+        }
+        self.after(TICK_MS, Event::ServerTick(server, life));
+        if self.servers[server].leading.is_some() {
+            self.replicate(server);
+        } else {
+            self.stand(server);
+        }
+        self.follow_leadership(server);
+        self.expire_leases(server);
+        self.pump(server);
+    }
+
+    /// The leader's work begins and ends with what Raft says of leadership.
+    fn follow_leadership(&mut self, server: usize) {
+        let one = &self.servers[server];
+        let ready = one
+            .leading
+            .as_ref()
+            .is_some_and(|leading| self.applied(server) >= leading.first);
+        let lease = one.holds_lease(server, self.now) || self.plant == Some(plant::Plant::NoFence);
+        let leads = ready && lease;
+        match (leads, one.leader.is_some()) {
+            (true, false) => self.begin_term(server),
+            (false, true) => self.end_term(server),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    fn begin_term(&mut self, server: usize) {
+        let stretch = self.count();
+        let deadline = DurationMs(self.now) + ClusterConfig::default().lease;
+        let one = &mut self.servers[server];
+        let mut leases = Leases::default();
+        for node in one.state.nodes().filter(|node| node.status == NodeStatus::Ready) {
+            leases.extend(node.id, deadline);
+        }
+        one.leader = Some(Leader {
+            stretch,
+            controller: Controller::begin(one.term, one.state.clone()),
+            leases,
+            acks: Acknowledgements::default(),
+            feed: VecDeque::new(),
+            sessions: BTreeMap::new(),
+        });
+        let term = one.term;
+        self.trace
+            .note(self.now, || format!("server {server} leads in term {term}"));
+        if self.servers[server].state.cluster().is_none() {
+            self.found_cluster(server);
+        }
+    }
+
+    fn found_cluster(&mut self, server: usize) {
+        let at = self.wall(server);
+        // Held by a node that never was, so that no removal of one takes the image away.
+        let image = serde_json::json!({
+            "digest": specs::DIGEST, "config_digest": specs::DIGEST, "size": 1, "platform": "linux/amd64", "nodes": [NodeId(1)],
+        });
+        let image: ImageRecord = serde_json::from_value(image).expect("a valid record");
+        let tag = TagRecord {
+            reference: specs::IMAGE.to_string(),
+            digest: specs::DIGEST.to_string(),
+            updated_at: at,
+        };
+        let cluster = ClusterRecord {
+            name: "sim".to_string(),
+            created_at: BEGINNING,
+            root: RootCertificate {
+                certificate_pem: String::new(),
+                key_pem: String::new(),
+            },
+            config: ClusterConfig::default(),
+            subnets_given: 0,
+        };
+        let objects = [Object::Cluster(cluster), Object::Image(image), Object::Tag(tag)];
+        let ops = objects.into_iter().map(|object| Op::Put(Box::new(object))).collect();
+        let write = Transaction::new(at, ops).requiring(gantry_state::Precondition::Absent(gantry_state::Key::Cluster));
+        self.propose(server, Origin::Controller(0), write);
+    }
+
+    pub(crate) fn end_term(&mut self, server: usize) {
+        if let Some(leader) = self.servers[server].leader.take() {
+            for connection in leader.sessions.into_keys() {
+                self.close(connection);
+            }
+        }
+    }
+
+    /// Applies what is committed, and lets everybody hear of it.
+    pub(crate) fn apply_committed(&mut self, server: usize) {
+        while self.applied(server) < self.servers[server].commit {
+            let index = self.applied(server) + 1;
+            let Some(entry) = self.servers[server].log.get(index - 1).cloned() else {
+                return;
+            };
+            let one = &mut self.servers[server];
+            let (outcome, changes) = match &entry.write {
+                Some((_, write)) => {
+                    let (outcome, changes) = match plant::diverging(self.plant, server, write) {
+                        Some(other) => one.state.apply(index as u64, entry.term, &other),
+                        None => one.state.apply(index as u64, entry.term, write),
+                    };
+                    (Some(outcome), changes)
+                }
+                None => {
+                    one.state.skip(index as u64);
+                    (None, Vec::new())
+                }
+            };
+            if (index as u64).is_multiple_of(SNAPSHOT_EVERY) {
+                one.snapshot = rmp_serde::to_vec_named(&one.state).expect("a state is data");
+            }
+            self.check.applied(
+                self.now,
+                index,
+                &entry,
+                &self.servers[server].state,
+                &changes,
+                &self.nodes,
+            );
+            self.publish(server, changes);
+            if let (Some(outcome), Some((id, _))) = (outcome, &entry.write) {
+                self.answer(server, *id, outcome);
+            }
+        }
+    }
+
+    fn answer(&mut self, server: usize, id: u64, outcome: Outcome) {
+        if self.servers[server].leading.is_none() {
+            return;
+        }
+        match self.proposals.get(&id).map(|proposal| proposal.server.0) {
+            Some(origin) if origin == server => {
+                let delay = self.dice.below(3);
+                self.after(delay, Event::Answered(id, outcome));
+            }
+            Some(origin) => self.send_raft(server, origin, Message::Answer(id, outcome)),
+            None => {}
+        }
+    }
+
+    fn publish(&mut self, server: usize, changes: Vec<Change>) {
+        let life = self.servers[server].life;
+        let state = self.servers[server].state.clone();
+        let Some(leader) = &mut self.servers[server].leader else {
+            return;
+        };
+        let changes = Arc::new(changes);
+        leader.feed.push_back((state.clone(), changes.clone()));
+        let sessions: Vec<ConnectionId> = leader.sessions.keys().copied().collect();
+        let delay = self.dice.below(4);
+        self.after(delay, Event::ControllerFeed(server, life));
+        for connection in sessions {
+            if let Some(one) = self.connections.get_mut(&connection) {
+                one.feed.push_back((state.clone(), changes.clone()));
+            }
+            let delay = self.dice.below(6);
+            self.after(delay, Event::SessionFeed(connection));
+        }
+    }
+
+    pub(crate) fn install_snapshot(&mut self, from: usize, to: usize) {
+        let bytes = rmp_serde::to_vec_named(&self.servers[from].state).expect("a state is data");
+        self.servers[to].state = rmp_serde::from_slice(&bytes).expect("a snapshot that was just written");
+        self.servers[to].snapshot = bytes;
+        self.trace
+            .note(self.now, || format!("server {to} took a snapshot of server {from}"));
+    }
+
+    pub(crate) fn controller_feed(&mut self, server: usize, life: u32) {
+        if self.servers[server].life != life {
+            return;
+        }
+        let Some(leader) = &mut self.servers[server].leader else {
+            return;
+        };
+        while let Some((state, changes)) = leader.feed.pop_front() {
+            leader.controller.changed(state, &changes);
+        }
+        self.pump(server);
+    }
+
+    fn expire_leases(&mut self, server: usize) {
+        let now = DurationMs(self.now);
+        let Some(leader) = &mut self.servers[server].leader else {
+            return;
+        };
+        for node in leader.leases.take_expired(now) {
+            if leader.controller.take_down(node) {
+                self.trace.note(self.now, || format!("lease of {node} ran out"));
+            }
+        }
+    }
+
+    /// Lets the controller decide.
+    pub(crate) fn pump(&mut self, server: usize) {
+        let moment = Moment {
+            now: self.wall(server),
+            monotonic: DurationMs(self.now),
+        };
+        let (plant, mut dice) = (self.plant, crate::dice::Dice::new(self.dice.roll()));
+        let Some(leader) = &mut self.servers[server].leader else {
+            return;
+        };
+        let acks = &leader.acks;
+        let applied = |node| match plant {
+            Some(plant::Plant::AckEarly) => u64::MAX,
+            Some(_) | None => acks.revision(node),
+        };
+        let mut ids = || ReplicaId(dice.roll() | 1 << 63);
+        let Some(mut write) = leader.controller.propose(moment, &applied, &mut ids) else {
+            return;
+        };
+        plant::spoil(plant, &mut write, leader.controller.state());
+        let origin = Origin::Controller(leader.stretch);
+        self.propose(server, origin, write);
+    }
+
+    pub(crate) fn controller_answered(&mut self, server: usize, stretch: u64, outcome: Option<Outcome>) {
+        let now = DurationMs(self.now);
+        let Some(leader) = &mut self.servers[server].leader else {
+            return;
+        };
+        if leader.stretch != stretch {
+            return;
+        }
+        let verdict = leader.controller.proposed(outcome.ok_or(Failed), now);
+        if verdict == Verdict::TermEnded {
+            return self.end_term(server);
+        }
+        self.pump(server);
+    }
+}

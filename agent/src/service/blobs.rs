@@ -117,8 +117,10 @@ pub(super) async fn write(service: &NodeService, mut input: Streaming<UploadPiec
     };
     let (chunks, source) = mpsc::channel(STREAM_WAITING);
     let store = Arc::clone(service.images.store());
-    let taken = blocking(move || take(&store, &start, ChunkReader::new(source)));
-    let (received, taken) = tokio::join!(receive(input, chunks), taken);
+    // When the caller goes, this future goes with it, and only a task of its own can tell the store that this was no end.
+    let receiving = tokio::spawn(receive(input, chunks));
+    let taken = blocking(move || take(&store, &start, ChunkReader::new(source))).await;
+    let received = receiving.await.unwrap_or(Ok(()));
     match taken {
         // What the reader says of a cut stream is less than what the stream itself says.
         Err(problem) if problem.class == Class::Unavailable => Err(received.err().unwrap_or(problem)),

@@ -7,11 +7,13 @@
 mod cluster;
 mod image;
 mod lab;
+mod load;
 mod look;
 mod wait;
 
 pub use cluster::{Cluster, Shape, binary};
-pub use image::{busybox_rootfs, program_rootfs};
+pub use image::{busybox_rootfs, program_rootfs, web_rootfs};
 pub use lab::{Answer, Lab, Process};
+pub use load::{Load, Stream, Tally};
 pub use look::Container;
 pub use wait::{DEADLINE, Stopwatch, elapsed_ms, until, within};

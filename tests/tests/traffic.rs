@@ -1,0 +1,310 @@
+//! Not one request is dropped: a service of ten nginx replicas under load while everything that is planned happens to it.
+//!
+//! The load asks the published port of every node, with a connection per request and with kept connections, asks for a page that
+//! takes a while, and asks by name from inside a container. A kept connection may be closed by its server between two requests,
+//! which clients answer by asking again (see `load`); those are printed, and are no failures.
+
+use std::path::{Path, PathBuf};
+
+use gantry_tests::{Cluster, Container, Lab, Load, Shape, Stopwatch, Stream, Tally, until, web_rootfs};
+
+const SHAPE: Shape = Shape {
+    servers: 3,
+    agents: 3,
+    lease_s: 5,
+};
+
+const REPLICAS: usize = 10;
+
+/// Requests of the least busy stream in the shortest event; fewer would prove nothing.
+const REQUESTS_MIN: u64 = 3;
+
+/// The page `/slow` takes about half a second: long enough that some are under way whenever a replica stops. SIGTERM makes nginx
+/// cut what is under way, which is what most programs do that know nothing of signals.
+const MANIFEST: &str = r#"
+name: shop
+services:
+  web:
+    image: web:v1
+    command: ["/usr/sbin/nginx", "-c", "/etc/nginx.conf"]
+    configs: [{ source: site, target: /etc/nginx.conf }]
+    environment: { VERSION: "${VERSION}" }
+    ports: ["8080:80"]
+    stop_grace_period: 2s
+    healthcheck:
+      { test: ["CMD", "wget", "-q", "-O", "/dev/null", "http://127.0.0.1/"], interval: 5s, start_period: 20s, start_interval: 100ms }
+    deploy:
+      replicas: ${REPLICAS}
+      update_config: { parallelism: 5, order: "${ORDER}", monitor: 300ms, delay: 0s }
+      rollback_config: { parallelism: 5, order: "${ORDER}", monitor: 300ms, delay: 0s }
+  client:
+    image: web:v1
+    command: ["sleep", "100000"]
+    stop_grace_period: 0s
+    deploy: { mode: global }
+configs:
+  site:
+    content: |
+      # ${SITE}
+      daemon off;
+      user root;
+      worker_processes 1;
+      error_log stderr;
+      pid /tmp/nginx.pid;
+      events {}
+      http {
+        access_log off;
+        server {
+          listen 80;
+          root /www;
+          location = /slow { limit_rate 128k; }
+        }
+      }
+"#;
+
+/// What the manifest is filled in with.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    version: &'a str,
+    site: &'a str,
+    order: &'a str,
+    replicas: usize,
+}
+
+struct Site {
+    cluster: Cluster,
+    program: PathBuf,
+    manifest: String,
+}
+
+impl Site {
+    fn start(wanted: Wanted<'_>) -> Self {
+        let cluster = Cluster::start(SHAPE);
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_load"));
+        let tar = web_rootfs(cluster.folder(), &program);
+        let _ = cluster
+            .gantry(&["image", "import", &tar.to_string_lossy(), "web:v1"])
+            .ok();
+        let manifest = cluster.manifest("compose.yaml", MANIFEST);
+        let site = Self {
+            cluster,
+            program,
+            manifest,
+        };
+        site.apply(wanted);
+        site
+    }
+
+    /// The containers that ask from inside, one on each node.
+    fn clients(&self) -> Vec<Container> {
+        let clients = self.cluster.until_ready("client", SHAPE.agents);
+        let everywhere = self.cluster.containers_everywhere();
+        let is_client = |one: &Container| clients.iter().any(|client| client["id"] == *one.replica);
+        let clients: Vec<_> = everywhere.into_iter().filter(is_client).collect();
+        assert_eq!(clients.len(), SHAPE.agents);
+        clients
+    }
+
+    fn gantry(&self, arguments: &[&str]) -> String {
+        self.cluster.gantry(arguments).ok()
+    }
+
+    fn send(&self, wanted: Wanted<'_>) {
+        let replicas = wanted.replicas.to_string();
+        let variables = [
+            ("VERSION", wanted.version),
+            ("SITE", wanted.site),
+            ("ORDER", wanted.order),
+            ("REPLICAS", &replicas),
+        ];
+        let _ = self
+            .cluster
+            .gantry_with(&variables, &["apply", "-f", &self.manifest])
+            .ok();
+    }
+
+    fn apply(&self, wanted: Wanted<'_>) {
+        self.send(wanted);
+        self.settled(wanted.replicas);
+    }
+
+    /// No rollout is under way, and so many replicas serve.
+    fn settled(&self, replicas: usize) {
+        until("the rollout is over", || {
+            let service = self.cluster.json(&["service", "inspect", "web"])?;
+            match service["rollout"]["state"].as_str() {
+                None | Some("completed") => Ok(()),
+                Some("running") => Err(service["rollout"].to_string()),
+                Some(other) => panic!("the rollout is {other}: {}", service["rollout"]),
+            }
+        });
+        let _ = self.cluster.until_ready("web", replicas);
+        until("what was replaced has stopped", || {
+            let all = self.cluster.json(&["ps", "-a"])?;
+            let leaving = all.as_array().into_iter().flatten().filter(|replica| {
+                replica["service_name"] == "web"
+                    && replica["desired"] != "run"
+                    && replica["observed"]["phase"] == "running"
+            });
+            match leaving.count() {
+                0 => Ok(()),
+                count => Err(format!("{count} still run")),
+            }
+        });
+    }
+
+    fn streams<'a>(&self, clients: &'a [Container]) -> Vec<Stream<'a>> {
+        let stream = |name: String, target: String, path, keep, connections| Stream {
+            name,
+            host: "h1",
+            inside: None,
+            target,
+            path,
+            keep,
+            connections,
+        };
+        let mesh = |host: &String| format!("{}:8080", Lab::address(host));
+        let hosts = self.cluster.agents();
+        let fresh = hosts
+            .iter()
+            .map(|host| stream(format!("{host} fresh"), mesh(host), "/", false, 2));
+        let kept = hosts
+            .iter()
+            .map(|host| stream(format!("{host} kept"), mesh(host), "/", true, 2));
+        let slow = hosts
+            .iter()
+            .map(|host| stream(format!("{host} slow"), mesh(host), "/slow", false, 2));
+        let inside = clients.iter().map(|client| Stream {
+            host: &client.host,
+            inside: Some(client),
+            ..stream(format!("{} inside", client.host), "web:80".into(), "/", false, 1)
+        });
+        fresh.chain(kept).chain(slow).chain(inside).collect()
+    }
+
+    /// Lets `event` happen under load, and returns how many requests failed.
+    fn under_load(&self, what: &str, event: impl FnOnce()) -> u64 {
+        self.under_load_without("", what, event)
+    }
+
+    /// The same, with nobody asking from inside on the node `without`.
+    fn under_load_without(&self, without: &str, what: &str, event: impl FnOnce()) -> u64 {
+        let program: &Path = &self.program;
+        let mut clients = self.clients();
+        clients.retain(|client| client.host != without);
+        let streams = self.streams(&clients);
+        let loads: Vec<Load> = streams
+            .iter()
+            .map(|stream| self.cluster.load(program, stream))
+            .collect();
+        let watch = Stopwatch::start();
+        event();
+        let took = watch.ms();
+        let tallies: Vec<Tally> = loads.into_iter().map(Load::end).collect();
+        let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
+        let slowest = tallies.iter().map(|tally| tally.slowest_ms).max().unwrap_or_default();
+        let failed = sum(|tally| tally.failed);
+        println!(
+            "FIGURE traffic: {what}: {failed} of {} requests failed, {} asked again, slowest {slowest} ms, in {took} ms",
+            sum(|tally| tally.requests),
+            sum(|tally| tally.asked_again),
+        );
+        for tally in &tallies {
+            assert!(tally.requests >= REQUESTS_MIN, "{what}: hardly any load: {tally:?}");
+            if tally.failed > 0 {
+                println!(
+                    "  {}: {} of {}: {:?}",
+                    tally.name, tally.failed, tally.requests, tally.failures
+                );
+            }
+        }
+        failed
+    }
+}
+
+const FIRST: Wanted<'_> = Wanted {
+    version: "1",
+    site: "first",
+    order: "start-first",
+    replicas: REPLICAS,
+};
+
+#[test]
+fn no_request_is_dropped_by_anything_that_is_planned() {
+    let mut wanted = FIRST;
+    let site = Site::start(wanted);
+    let mut failed = 0;
+    for (version, order) in [
+        ("2", "start-first"),
+        ("3", "start-first"),
+        ("4", "stop-first"),
+        ("5", "stop-first"),
+    ] {
+        wanted = Wanted {
+            version,
+            order,
+            ..wanted
+        };
+        failed += site.under_load(&format!("rolling update, {order}"), || site.apply(wanted));
+    }
+    failed += site.under_load("scale to 2 and back", || {
+        site.apply(Wanted { replicas: 2, ..wanted });
+        site.apply(wanted);
+    });
+    failed += site.under_load("config rotation", || {
+        wanted.site = "second";
+        site.apply(wanted);
+    });
+    failed += site.under_load("rollback", || {
+        let _ = site.gantry(&["service", "rollback", "web"]);
+        site.settled(REPLICAS);
+    });
+    for host in site.cluster.agents() {
+        failed += site.under_load_without(&host, &format!("drain of {host}"), || {
+            let _ = site.gantry(&["node", "drain", &host]);
+            until("the node is empty", || {
+                let servers = site.cluster.containers(&host);
+                if servers.is_empty() {
+                    Ok(())
+                } else {
+                    Err(format!("{servers:?}"))
+                }
+            });
+            site.settled(REPLICAS);
+            let _ = site.gantry(&["node", "activate", &host]);
+        });
+    }
+    assert_eq!(failed, 0, "requests failed, see above");
+}
+
+#[test]
+fn no_request_is_dropped_by_agents_and_leaders_that_end() {
+    let mut wanted = FIRST;
+    let site = Site::start(wanted);
+    let cluster = &site.cluster;
+    let mut failed = 0;
+    for signal in ["TERM", "KILL"] {
+        wanted.version = signal;
+        failed += site.under_load(&format!("agents end by SIG{signal} during an update"), || {
+            site.send(wanted);
+            for host in cluster.agents() {
+                let agent = cluster.process("agent", &host);
+                agent.signal(signal);
+                until("the agent has ended", || {
+                    if agent.is_alive() { Err(host.clone()) } else { Ok(()) }
+                });
+                cluster.start_agent(&host);
+            }
+            site.settled(REPLICAS);
+        });
+    }
+    failed += site.under_load("the leader is killed during an update", || {
+        wanted.version = "by another leader";
+        site.send(wanted);
+        let leader = cluster.leader();
+        cluster.process("server", &leader).kill();
+        site.settled(REPLICAS);
+        cluster.start_server(&leader);
+    });
+    assert_eq!(failed, 0, "requests failed, see above");
+}

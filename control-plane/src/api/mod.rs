@@ -11,6 +11,7 @@ mod read;
 pub(crate) mod record;
 mod relay;
 mod service;
+mod steer;
 mod tokens;
 mod watch;
 mod wire;

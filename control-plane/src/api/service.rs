@@ -8,8 +8,8 @@ use gantry_api::v1::{
     CreateTokenReply, CreateTokenRequest, DeleteRequest, Document, Documents, Empty, ExecInput, ExecOutput,
     ExplainReply, ExplainRequest, ExportImageRequest, ImportImageChunk, ImportImageReply, LogRecord, LogsRequest,
     PlanReply, ReadRequest, RemoveImageReply, RemoveImageRequest, RemoveNodeRequest, RevokeTokensReply,
-    RevokeTokensRequest, RollbackServiceRequest, ScaleServiceRequest, ServiceReply, ServiceRequest, UpdateNodeRequest,
-    UpdateServiceRequest, WatchReply, WatchRequest,
+    RevokeTokensRequest, RollbackServiceRequest, ScaleServiceRequest, ServiceReply, ServiceRequest, SteerCronRequest,
+    SteerRolloutRequest, UpdateNodeRequest, UpdateServiceRequest, WatchReply, WatchRequest,
 };
 use gantry_model::object::Role;
 use gantry_model::spec::{Application, UpdateConfig};
@@ -20,7 +20,7 @@ use gantry_state::State;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::proxy::Answers;
-use super::{explain, find, members, nodes, plan, proxy, read, tokens, watch, wire};
+use super::{explain, find, members, nodes, plan, proxy, read, steer, tokens, watch, wire};
 use crate::context::Context;
 use crate::registry::own_name;
 use gantry_leader::admission::{self, Decision, ServiceEdit};
@@ -70,6 +70,11 @@ impl ClusterService {
             })
             .await;
         committed.map_err(to_status)?;
+        self.current(namespace, name).await
+    }
+
+    /// The service as it is now.
+    async fn current(&self, namespace: &str, name: &str) -> Answer<ServiceReply> {
         let state = self
             .context
             .raft
@@ -263,6 +268,36 @@ impl Cluster for ClusterService {
             admission::edit_service(state, env.as_ref(), service, &edit)
         })
         .await
+    }
+
+    async fn steer_rollout(&self, request: Request<SteerRolloutRequest>) -> Answer<ServiceReply> {
+        require(&request, CALLERS)?;
+        let request = request.into_inner();
+        let steer = steer::of_rollout(request.action()).map_err(to_status)?;
+        let env = self.context.env.clone();
+        self.change_service(&request.namespace, &request.service, |state, service| {
+            admission::steer(state, env.as_ref(), service, steer)
+        })
+        .await
+    }
+
+    async fn steer_cron(&self, request: Request<SteerCronRequest>) -> Answer<ServiceReply> {
+        require(&request, CALLERS)?;
+        let request = request.into_inner();
+        let steer = steer::of_cron(request.action()).map_err(to_status)?;
+        let env = self.context.env.clone();
+        let mut run = None;
+        let reply = self
+            .change_service(&request.namespace, &request.service, |state, service| {
+                let (decision, name) = admission::steer_cron(state, env.as_ref(), service, steer)?;
+                run = name;
+                Ok(decision)
+            })
+            .await?;
+        match run {
+            Some(name) => self.current(&request.namespace, name.as_str()).await,
+            None => Ok(reply),
+        }
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Answer<ExplainReply> {

@@ -87,6 +87,9 @@ pub enum Command {
     /// Look after services
     #[command(subcommand)]
     Service(commands::service::Command),
+    /// Look after jobs that run by the clock
+    #[command(subcommand)]
+    Cron(commands::cron::Command),
     /// List replicas
     Ps(commands::ps::PsArgs),
     /// Show what replicas wrote

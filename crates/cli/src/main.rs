@@ -65,6 +65,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Delete(args) => commands::apply::delete(global, &args).await,
         Command::Namespace(command) => commands::namespace::run(global, command).await,
         Command::Service(command) => commands::service::run(global, command).await,
+        Command::Cron(command) => commands::cron::run(global, command).await,
         Command::Ps(args) => commands::ps::run(global, &args).await,
         Command::Logs(args) => commands::logs::run(global, &args).await,
         Command::Exec(args) => commands::exec::run(global, args).await,

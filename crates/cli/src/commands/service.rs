@@ -5,12 +5,13 @@ use clap_complete::engine::ArgValueCompleter;
 use gantry_api::kind;
 use gantry_api::v1::{RollbackServiceRequest, ScaleServiceRequest, ServiceReply, ServiceRequest, UpdateServiceRequest};
 use gantry_env::{Env, System};
-use gantry_model::object::{Replica, RevisionRecord, RolloutKind, RolloutState, Service};
+use gantry_model::object::{Replica, RevisionRecord, Service};
 use gantry_model::spec::Mode;
 use gantry_model::{Problem, Timestamp};
 use gantry_rpc::Repeat;
 
 use super::follow::{self, Goal, WaitArgs};
+use super::rollout::{self, PromoteArgs, SteerArgs};
 use crate::args::Global;
 use crate::client::{Client, Read, parse};
 use crate::complete;
@@ -33,6 +34,14 @@ pub enum Command {
     History(ServiceArg),
     /// Replace all replicas, by a rollout
     Restart(RestartArgs),
+    /// Stop a rollout where it is
+    Pause(ServiceArg),
+    /// Let a paused rollout go on; what failed until now is let pass
+    Resume(SteerArgs),
+    /// End the present stage of a canary or blue-green rollout
+    Promote(PromoteArgs),
+    /// Take a rollout back to the revision it came from
+    Abort(SteerArgs),
 }
 
 #[derive(Debug, Args)]
@@ -46,7 +55,7 @@ pub struct ServicesArg {
 pub struct ServiceArg {
     /// NAME or NAMESPACE/NAME
     #[arg(value_name = "SERVICE", add = ArgValueCompleter::new(complete::services))]
-    service: String,
+    pub service: String,
 }
 
 #[derive(Debug, Args)]
@@ -128,6 +137,10 @@ pub async fn run(global: &Global, command: Command) -> Outcome {
         Command::Rollback(args) => rollback(global, &client, &args).await,
         Command::History(args) => history(global, &client, &args).await,
         Command::Restart(args) => restart(global, &client, &args).await,
+        Command::Pause(args) => rollout::pause(global, &client, &args).await,
+        Command::Resume(args) => rollout::resume(global, &client, &args).await,
+        Command::Promote(args) => rollout::promote(global, &client, &args).await,
+        Command::Abort(args) => rollout::abort(global, &client, &args).await,
     }
 }
 
@@ -173,11 +186,11 @@ fn table(services: Vec<Read<Service>>, replicas: &[Read<Replica>], now: Timestam
         let name = format!("{}/{}", service.namespace, service.name);
         let cells = [
             name.clone(),
-            mode(&service.spec.mode).to_string(),
+            mode(&service).to_string(),
             filled(&service, own()),
             service.spec.container.image.clone(),
             ports.join(","),
-            rollout(&service),
+            rollout::shown(&service),
             service.id.to_string(),
             service.revision.to_string(),
             vips.join(","),
@@ -188,8 +201,10 @@ fn table(services: Vec<Read<Service>>, replicas: &[Read<Replica>], now: Timestam
     table
 }
 
-const fn mode(mode: &Mode) -> &'static str {
-    match mode {
+fn mode(service: &Service) -> &'static str {
+    match service.spec.mode {
+        Mode::ReplicatedJob { .. } | Mode::GlobalJob if service.spec.cron.is_some() => "cron",
+        Mode::Replicated { .. } if service.spec.stateful.is_some() => "stateful",
         Mode::Replicated { .. } => "replicated",
         Mode::Global => "global",
         Mode::ReplicatedJob { .. } => "job",
@@ -207,30 +222,14 @@ fn filled<'a>(service: &Service, replicas: impl Iterator<Item = &'a Replica>) ->
             replica.revision == service.revision && replica.observed.phase == gantry_model::phase::Phase::Completed,
         );
     }
+    if let Some(cron) = &service.spec.cron {
+        return cron.schedule.to_string();
+    }
     match service.spec.mode {
         Mode::Replicated { replicas } => format!("{ready}/{replicas}"),
         Mode::Global => format!("{ready}/{active}"),
         Mode::ReplicatedJob { completions, .. } => format!("{completed}/{completions} completed"),
         Mode::GlobalJob => format!("{completed}/{} completed", active + completed),
-    }
-}
-
-fn rollout(service: &Service) -> String {
-    if service.deleting {
-        return "being deleted".to_string();
-    }
-    let Some(rollout) = &service.rollout else {
-        return String::new();
-    };
-    let direction = match rollout.kind {
-        RolloutKind::Update => "to",
-        RolloutKind::Rollback => "back to",
-    };
-    match rollout.state {
-        RolloutState::Running => format!("running {direction} {}", rollout.to),
-        RolloutState::Paused => format!("paused: {}", rollout.message),
-        RolloutState::Completed if rollout.kind == RolloutKind::Rollback => format!("rolled back to {}", rollout.to),
-        RolloutState::Completed | RolloutState::Superseded => String::new(),
     }
 }
 
@@ -323,7 +322,7 @@ async fn restart(global: &Global, client: &Client, args: &RestartArgs) -> Outcom
 }
 
 /// Says what was done, and gives the service as it is now.
-fn shown(reply: &ServiceReply, done: &str) -> Result<Service, crate::failure::Failure> {
+pub fn shown(reply: &ServiceReply, done: &str) -> Result<Service, crate::failure::Failure> {
     let document = reply.service.clone().unwrap_or_default();
     let service: Service = parse(&document, kind::SERVICE)?.object;
     for warning in &reply.warnings {
@@ -334,7 +333,7 @@ fn shown(reply: &ServiceReply, done: &str) -> Result<Service, crate::failure::Fa
     Ok(service)
 }
 
-async fn wait_for(client: &Client, args: &WaitArgs, services: &[Service]) -> Outcome {
+pub async fn wait_for(client: &Client, args: &WaitArgs, services: &[Service]) -> Outcome {
     for service in services {
         let names = [service.name.to_string()];
         follow::wait(client, args, Goal::Converged, service.namespace.as_str(), &names).await?;

@@ -4,6 +4,8 @@ use gantry_model::object::{Replica, RolloutKind, RolloutState, Service};
 use gantry_model::phase::Phase;
 use gantry_model::spec::Mode;
 
+use super::rollout::awaits;
+
 /// How a service stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
@@ -43,7 +45,7 @@ struct Counts {
 /// Judges a service by its replicas; `expected` is the revision that was asked for.
 pub fn assess<'a>(service: &Service, replicas: impl Iterator<Item = &'a Replica>, expected: u32) -> Standing {
     let counts = count(service, replicas);
-    let wanted = wanted(&service.spec.mode);
+    let wanted = wanted(service);
     let state = state(service, &counts, wanted, expected);
     Standing {
         text: text(service, &counts, wanted),
@@ -52,10 +54,12 @@ pub fn assess<'a>(service: &Service, replicas: impl Iterator<Item = &'a Replica>
 }
 
 /// None where the number of eligible nodes decides.
-const fn wanted(mode: &Mode) -> Option<u32> {
-    match mode {
-        Mode::Replicated { replicas } => Some(*replicas),
-        Mode::ReplicatedJob { completions, .. } => Some(*completions),
+fn wanted(service: &Service) -> Option<u32> {
+    match service.spec.mode {
+        // Its runs are services of their own.
+        Mode::ReplicatedJob { .. } | Mode::GlobalJob if service.spec.cron.is_some() => Some(0),
+        Mode::Replicated { replicas } => Some(replicas),
+        Mode::ReplicatedJob { completions, .. } => Some(completions),
         Mode::Global | Mode::GlobalJob => None,
     }
 }
@@ -108,9 +112,18 @@ fn state(service: &Service, counts: &Counts, wanted: Option<u32>, expected: u32)
             RolloutState::Completed if rolled_back => {
                 return State::Failed(format!("rolled back to revision {}: {why}", rollout.to));
             }
+            RolloutState::Running if awaits(service, rollout) => return State::Converged,
             RolloutState::Running => return State::Going,
             RolloutState::Completed | RolloutState::Superseded => {}
         }
+    }
+    let ended = service
+        .job
+        .ended
+        .as_ref()
+        .filter(|_| service.job.revision == service.revision);
+    if let Some(failure) = ended.and_then(|end| end.failure.as_ref()) {
+        return State::Failed(format!("the job failed: {failure}"));
     }
     if service.spec.mode.is_job() {
         return job_state(counts, wanted);
@@ -173,6 +186,12 @@ fn text(service: &Service, counts: &Counts, wanted: Option<u32>) -> String {
             RolloutKind::Rollback => "rolling back to",
         };
         parts.push(format!("{word} revision {}", rollout.to));
+        if awaits(service, rollout) {
+            let name = &service.name;
+            parts.push(format!(
+                "waits for 'gantry service promote {name}' or 'gantry service abort {name}'"
+            ));
+        }
     }
     parts.join(", ")
 }

@@ -25,6 +25,7 @@ mod network;
 mod options;
 mod propose;
 mod read;
+mod recent;
 mod replicated;
 mod serve;
 mod snapshot;

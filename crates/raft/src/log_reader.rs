@@ -9,6 +9,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use rocksdb::{Direction, IteratorMode};
 
 use crate::log_store::{Database, index_of, key_of};
+use crate::recent::Recent;
 use crate::types::{Entry, TypeConfig, Vote};
 use crate::wire::APPEND_BYTES_MAX;
 
@@ -16,15 +17,19 @@ use crate::wire::APPEND_BYTES_MAX;
 #[derive(Clone)]
 pub struct LogReader {
     database: Arc<Database>,
+    recent: Arc<Recent>,
 }
 
 impl LogReader {
-    pub fn new(database: Arc<Database>) -> Self {
-        Self { database }
+    pub fn new(database: Arc<Database>, recent: Arc<Recent>) -> Self {
+        Self { database, recent }
     }
 
     /// Entries from `first` while `wanted` says so of their index and the bytes read before them.
     fn read(&self, first: u64, wanted: impl Fn(u64, usize) -> bool) -> io::Result<Vec<Entry>> {
+        if let Some(entries) = self.recent.read(first, &wanted) {
+            return Ok(entries);
+        }
         let key = key_of(first);
         let mode = IteratorMode::From(&key, Direction::Forward);
         let (mut entries, mut bytes) = (Vec::new(), 0);

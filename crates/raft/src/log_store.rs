@@ -23,6 +23,7 @@ use tokio::task::spawn_blocking;
 
 use crate::OpenError;
 use crate::codec::{seal, unseal};
+use crate::recent::Recent;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 const ENTRIES: &str = "entries";
@@ -135,6 +136,7 @@ pub struct LogStore {
     database: Arc<Database>,
     flusher: mpsc::SyncSender<IOFlushed<TypeConfig>>,
     counters: Arc<Counters>,
+    recent: Arc<Recent>,
 }
 
 /// A log store just opened.
@@ -203,6 +205,7 @@ impl LogStore {
             database,
             flusher: requests,
             counters: counters.clone(),
+            recent: Arc::default(),
         };
         let closing = Closing {
             closed,
@@ -252,7 +255,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn get_log_reader(&mut self) -> Self::LogReader {
-        crate::log_reader::LogReader::new(self.database.clone())
+        crate::log_reader::LogReader::new(self.database.clone(), self.recent.clone())
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
@@ -278,19 +281,24 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut batch = WriteBatch::default();
-        let mut count = 0;
+        let mut appended = Vec::new();
         for entry in entries {
             let key = key_of(entry.index());
-            batch.put_cf(self.database.entries(), key, seal(&key, &entry)?);
-            count += 1;
+            let sealed = seal(&key, &entry)?;
+            appended.push((entry, sealed.len()));
+            batch.put_cf(self.database.entries(), key, sealed);
         }
         self.database.db.write(batch).map_err(io::Error::other)?;
-        self.counters.entries.fetch_add(count, Ordering::Relaxed);
+        self.counters
+            .entries
+            .fetch_add(appended.len() as u64, Ordering::Relaxed);
+        self.recent.append(appended);
         self.request_flush(callback)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let first = last.map_or(0, |last| last.index + 1);
+        self.recent.truncate(first);
         self.database
             .db
             .delete_range_cf(self.database.entries(), key_of(first), key_of(u64::MAX))
@@ -298,6 +306,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.recent.purge(upto.index);
         let mut batch = WriteBatch::default();
         batch.put_cf(self.database.facts(), PURGED, seal(PURGED, &upto)?);
         batch.delete_range_cf(self.database.entries(), key_of(0), key_of(upto.index + 1));

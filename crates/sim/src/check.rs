@@ -393,11 +393,8 @@ impl Checker {
                 }
             }
         }
-        for replica in self
-            .state
-            .replicas()
-            .filter(|one| one.desired > Desired::Run && one.holds_resources())
-        {
+        let lingers = |one: &&Replica| one.desired > Desired::Run && one.holds_resources();
+        if let Some(replica) = self.state.replicas().find(lingers) {
             let node = nodes.iter().find(|node| Some(node.id) == replica.node);
             let worker = node
                 .and_then(|node| node.agent.as_ref())

@@ -120,10 +120,10 @@ impl World {
         match self.decide(&task.wish, &view, server) {
             Ok(write) if write.ops.is_empty() => self.task_done(task, &view, server),
             Ok(write) => {
-                if self.plant == Some(Plant::EarlyAnswer) {
-                    if let Some(call) = task.call.take() {
-                        self.check.history.ends(self.now, call, None);
-                    }
+                if self.plant == Some(Plant::EarlyAnswer)
+                    && let Some(call) = task.call.take()
+                {
+                    self.check.history.ends(self.now, call, None);
                 }
                 task.proposed = true;
                 self.tasks.insert(id, task);

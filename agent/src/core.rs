@@ -20,8 +20,8 @@ use crate::disk::Record;
 use crate::drivers::blocking;
 use crate::limits::SET_SAVE_INTERVAL;
 use crate::replica::{Command, Ended, Worker};
-use gantry_lifecycle::{AssignmentSet, Update};
 use crate::shared::{Shared, Surroundings};
+use gantry_lifecycle::{AssignmentSet, Update};
 
 /// What the session hands in.
 #[derive(Debug)]

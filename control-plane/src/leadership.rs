@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use gantry_env::Env;
 use gantry_model::DurationMs;
 use gantry_raft::Leadership;
 use tokio::task::JoinHandle;

@@ -19,8 +19,8 @@ use super::{End, Ports, Session};
 use crate::board::Told;
 use crate::core::{Ack, Incoming};
 use crate::limits::{COALESCE, OPEN_TIMEOUT, OUTGOING, STATUSES_PER_MESSAGE};
-use gantry_lifecycle::Update;
 use crate::shared::Shared;
+use gantry_lifecycle::Update;
 
 /// Shortest time between heartbeats, whatever the leader asks for.
 const HEARTBEAT_MIN: DurationMs = DurationMs(50);

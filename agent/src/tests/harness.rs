@@ -22,11 +22,11 @@ use crate::datapath::{Datapath, SetNumber, Wanted};
 use crate::disk::Disk;
 use crate::limits::INCOMING;
 use crate::session::{self, Introduction, Session};
-use gantry_lifecycle::Update;
 use crate::shared::Shared;
 use crate::testing::machine::Machine;
 use crate::testing::server::Cluster;
 use crate::testing::{node, replica, until};
+use gantry_lifecycle::Update;
 
 /// A disk and a machine, which outlive agents.
 pub(super) struct Place {

@@ -499,7 +499,10 @@ fn files_environment_names_and_volumes_are_as_asked_for() {
             (&["sh", "-c", "echo $WHERE $FROM_IMAGE"], "alpha yes"),
             (&["cat", "/data/from-image"], "seed"),
             (&["sh", "-c", "echo kept > /data/file && cat /data/file"], "kept"),
-            (&["cat", "/etc/resolv.conf"], "nameserver 10.128.0.1\noptions ndots:0"),
+            (
+                &["cat", "/etc/resolv.conf"],
+                "nameserver 10.128.0.1\noptions ndots:0 timeout:3 attempts:4",
+            ),
         ] {
             assert_eq!(
                 exec(&mut client, 1, command, b"").await,

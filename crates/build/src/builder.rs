@@ -165,7 +165,7 @@ impl Builder {
     pub fn tidy(&self) -> Result<u64> {
         let dir = &self.config.dir;
         let disk = nix::sys::statvfs::statvfs(dir).map_err(BuildError::errno("examine the disk of", dir))?;
-        let total = u64::from(disk.blocks()).saturating_mul(disk.fragment_size());
+        let total = disk.blocks().saturating_mul(disk.fragment_size());
         self.contents.shrink(total / CONTENTS_SHARE, &*self.config.env)
     }
 

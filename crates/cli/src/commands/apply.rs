@@ -61,7 +61,10 @@ pub struct DeleteArgs {
 
 /// Applies the manifest.
 pub async fn apply(global: &Global, args: &ApplyArgs) -> Outcome {
-    let Manifest { mut application, images } = manifest::read(global, &args.manifest)?;
+    let Manifest {
+        mut application,
+        images,
+    } = manifest::read(global, &args.manifest)?;
     let client = Client::open(global).await?;
     supply::name_as_cluster(&client, &mut application).await?;
     let known = supply::known(&client).await?;
@@ -91,7 +94,10 @@ pub async fn apply(global: &Global, args: &ApplyArgs) -> Outcome {
 
 /// Shows what applying the manifest would do.
 pub async fn plan(global: &Global, args: &PlanArgs) -> Outcome {
-    let Manifest { mut application, images } = manifest::read(global, &args.manifest)?;
+    let Manifest {
+        mut application,
+        images,
+    } = manifest::read(global, &args.manifest)?;
     let client = Client::open(global).await?;
     supply::name_as_cluster(&client, &mut application).await?;
     let known = supply::known(&client).await?;

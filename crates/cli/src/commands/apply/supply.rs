@@ -191,7 +191,9 @@ pub async fn name_as_cluster(client: &Client, application: &mut Application) -> 
     let is_server = |registry: &str| status.servers.iter().any(|server| server.address == registry);
     for service in application.services.values_mut() {
         let image = &mut service.container.image;
-        let Ok(reference) = image.parse::<ImageReference>() else { continue };
+        let Ok(reference) = image.parse::<ImageReference>() else {
+            continue;
+        };
         let meant = reference.clone().of_cluster(is_server);
         if meant != reference {
             *image = meant.familiar();

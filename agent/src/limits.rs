@@ -35,6 +35,9 @@ pub const RELEASE_ATTEMPTS: u32 = 5;
 pub const RELEASE_RETRY: DurationMs = DurationMs(200);
 /// How often the connections of a replica that is to stop are looked at; a look costs a thread and two questions to the kernel.
 pub const CONNECTIONS_LOOK: DurationMs = DurationMs(50);
+/// No connection has to be in use for so long before a server is told to stop. A packet that another node sent on its way before
+/// it acknowledged the end of the endpoint may still wait in a queue of a busy kernel; 10 ms were seen on two busy cores.
+pub const CONNECTIONS_SETTLE: DurationMs = DurationMs(100);
 /// What stops sooner than this is not worth a message.
 pub const CONNECTIONS_TELL: DurationMs = DurationMs(1_000);
 /// Longest wait for the last bytes of a container that has ended; clients that are gone never acknowledge theirs.

@@ -11,7 +11,7 @@ use gantry_model::spec::Protocol;
 use gantry_model::{DurationMs, ReplicaId, Timestamp};
 use gantry_network::Connections;
 
-use crate::limits::{CONNECTIONS_LOOK, CONNECTIONS_TELL, LINGER_MAX, LISTEN_LOOK, LISTEN_MAX};
+use crate::limits::{CONNECTIONS_LOOK, CONNECTIONS_SETTLE, CONNECTIONS_TELL, LINGER_MAX, LISTEN_LOOK, LISTEN_MAX};
 use crate::shared::Shared;
 
 /// How far the clients of a replica are.
@@ -49,15 +49,24 @@ pub(super) async fn accepts(shared: &Shared, id: ReplicaId, ports: &BTreeSet<u16
 /// Waits until the clients are done, time is up, or there is something else to tell than `told`.
 pub(super) async fn clients(shared: &Shared, id: ReplicaId, told: Option<Connections>, until: Timestamp) -> Clients {
     let tell_at = shared.clock.now().after(CONNECTIONS_TELL);
+    let mut quiet_from = None;
     loop {
         let now = shared.clock.now();
         match shared.drivers.network.connections(id).await {
             Ok(Some(count)) if count.busy() > 0 => {
+                quiet_from = None;
                 if now >= until {
                     return Clients::Late(count);
                 }
                 if now >= tell_at && told.map(Connections::busy) != Some(count.busy()) {
                     return Clients::Busy(count);
+                }
+            }
+            Ok(Some(_)) if now < until => {
+                let is_first_look = quiet_from.is_none();
+                let settled = quiet_from.get_or_insert(now).after(CONNECTIONS_SETTLE);
+                if now >= settled || (is_first_look && !serves(shared, id).await) {
+                    return Clients::Done;
                 }
             }
             Ok(_) => return Clients::Done,
@@ -68,6 +77,11 @@ pub(super) async fn clients(shared: &Shared, id: ReplicaId, told: Option<Connect
         }
         tokio::time::sleep(CONNECTIONS_LOOK.to_std()).await;
     }
+}
+
+/// Whether a connection can still come: only to what accepts some.
+async fn serves(shared: &Shared, id: ReplicaId) -> bool {
+    matches!(shared.drivers.network.listening(id).await, Ok(Some(ports)) if !ports.is_empty())
 }
 
 /// Waits, briefly, until the last bytes of a container that has ended have reached its clients: they go with its network.

@@ -1,6 +1,6 @@
 //! A machine that only pretends: containers are entries in a table. It outlives the agents of a test, as a real one does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) attached: BTreeSet<ReplicaId>,
     /// Connections of clients.
     pub(crate) connections: BTreeMap<ReplicaId, Connections>,
+    /// What the next looks at connections see, before `connections` holds.
+    pub(crate) looks: VecDeque<Connections>,
     /// Ports on which all programs accept connections; none when that is unknown.
     pub(crate) listening: Option<BTreeSet<u16>>,
     pub(crate) volumes_removed: BTreeSet<ReplicaId>,
@@ -344,11 +346,12 @@ impl Network for Machine {
 
     fn connections(&self, replica: ReplicaId) -> BoxFuture<'_, Result<Option<Connections>, Problem>> {
         async move {
-            let state = self.state();
-            Ok(state
-                .attached
-                .contains(&replica)
-                .then(|| state.connections.get(&replica).copied().unwrap_or_default()))
+            let mut state = self.state();
+            if !state.attached.contains(&replica) {
+                return Ok(None);
+            }
+            let now = state.connections.get(&replica).copied().unwrap_or_default();
+            Ok(Some(state.looks.pop_front().unwrap_or(now)))
         }
         .boxed()
     }

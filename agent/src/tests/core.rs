@@ -1,6 +1,6 @@
 //! Sets of assignments and what becomes of them, on a pretended machine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use gantry_model::ReplicaId;
@@ -210,6 +210,36 @@ async fn a_stop_waits_for_connections_in_use_and_not_for_idle_ones() {
     agent.complete(vec![wanted(1, Desired::Stop)]).await;
     until("it waits again", || agent.observed(1).message.contains("in use")).await;
     place.machine.state().connections.insert(ReplicaId(1), clients(1, 1));
+    agent.until_phase(1, Phase::Stopped).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_arrives_late_is_waited_for_as_well() {
+    let place = Place::new();
+    let mut agent = place.start();
+    agent.begin().await;
+    agent.complete(vec![item(1)]).await;
+    agent.until_phase(1, Phase::Running).await;
+    let busy = Connections {
+        open: 1,
+        ..Connections::default()
+    };
+    {
+        let mut machine = place.machine.state();
+        machine.listening = Some(BTreeSet::from([80]));
+        machine.looks = VecDeque::from([Connections::default()]);
+        machine.connections.insert(ReplicaId(1), busy);
+    }
+    agent.increment(vec![wanted(1, Desired::Stop)], vec![]).await;
+    until("it waits", || agent.observed(1).message.contains("in use")).await;
+    let container = place.machine.container(1).expect("it runs");
+    assert_eq!(container.signals, [] as [i32; 0], "no signal at the first quiet look");
+    place
+        .machine
+        .state()
+        .connections
+        .insert(ReplicaId(1), Connections::default());
     agent.until_phase(1, Phase::Stopped).await;
     agent.stop().await;
 }

@@ -8,7 +8,7 @@ use gantry_api::v1::{
     Document, Documents, Empty, PruneImagesReply, PruneImagesRequest, PullImageRequest, TagImageRequest,
     TransferProgress,
 };
-use gantry_image::{GcPolicy, ImageInfo, PruneOptions, Selector, Store};
+use gantry_image::{Finding, GcPolicy, ImageInfo, PruneOptions, Selector, Store};
 use gantry_model::object::LocalImage;
 use gantry_model::{ByteSize, Class, Digest, DurationMs, ImageReference, Problem};
 use tokio::sync::mpsc;
@@ -226,10 +226,20 @@ pub(super) async fn verify(service: &NodeService, repair: bool) -> Result<Docume
     Ok(Documents {
         items: findings
             .iter()
-            .map(|finding| gantry_api::encode(kind::FINDING, finding))
+            .map(|finding| gantry_api::encode(kind::FINDING, &told(finding)))
             .collect(),
         revision: 0,
     })
+}
+
+/// A finding with its words, which the command line prints.
+fn told(finding: &Finding) -> serde_json::Value {
+    let mut document = serde_json::to_value(finding).unwrap_or_default();
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert("message".to_string(), finding.to_string().into());
+        fields.insert("remedy".to_string(), finding.remedy().into());
+    }
+    document
 }
 
 /// Frees disk space by what nothing needs; once the disk is full to the high watermark, also by the cache of builds, what was not

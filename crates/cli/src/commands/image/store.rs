@@ -258,23 +258,20 @@ pub async fn verify(global: &Global, args: &VerifyArgs) -> Outcome {
     let request = VerifyImagesRequest { repair: args.repair };
     let answer = engine.client().verify_images(engine.request(request)).await;
     let documents = answer.map_err(|status| stream_problem(&status))?.into_inner();
-    let mut damaged = false;
     for document in &documents.items {
         let finding = json(document);
-        damaged |= finding["repaired"] != true;
         output::stream_item(global.output, "finding", &finding, || {
-            let words = |keys: &[&str]| text(&finding, keys);
-            let remedy = words(&["remedy"]);
-            let remedy = if remedy.is_empty() {
-                String::new()
+            let message = text(&finding, &["message"]);
+            if args.repair {
+                format!("{message}\n")
             } else {
-                format!(" ({remedy})")
-            };
-            format!("{}: {}{remedy}\n", words(&["object"]), words(&["reason"]))
+                format!("{message} ({})\n", text(&finding, &["remedy"]))
+            }
         })?;
     }
     if documents.items.is_empty() {
         output::note("everything is as its digest says");
+        return Ok(());
     }
-    if damaged { Err(Failure::SAID) } else { Ok(()) }
+    Err(Failure::SAID)
 }

@@ -158,7 +158,7 @@ impl Builder {
         })
     }
 
-    /// Keeps files of contexts within their limit, [`CONTENTS_SHARE`] of the disk. Returns the bytes freed.
+    /// Keeps files of contexts within their limit, a twentieth of the disk. Returns the bytes freed.
     ///
     /// # Errors
     /// When the disk refuses.

@@ -185,6 +185,17 @@ impl Cluster {
         eventually("a leader", || async { look() }).await
     }
 
+    /// Waits for a leader of a later term: what a deposed one says of itself may be a moment old.
+    pub async fn leader_after(&self, term: u64) -> ServerId {
+        let look = || {
+            self.ids().into_iter().find(|id| {
+                let seen = self.server(*id).leadership().borrow().clone();
+                seen.is_leader && seen.term > term
+            })
+        };
+        eventually("a leader of a later term", || async { look() }).await
+    }
+
     /// Waits until all servers have applied the same entries, and checks that they hold the same state.
     pub async fn converged(&self) -> State {
         let servers = self.servers();

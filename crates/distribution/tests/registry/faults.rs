@@ -1,7 +1,7 @@
 //! Registries that stall, lie, break off and send nonsense: what helps is tried again, the rest is told clearly, and the store
 //! stays whole.
 
-use gantry_distribution::{Client, Phase, Platforms, PullRequest, Pulled, PushRequest, Result};
+use gantry_distribution::{Client, Phase, Platforms, PullRequest, Pulled, PushRequest, Result, Step};
 use gantry_image::{ImageError, Store};
 use gantry_model::Class;
 use std::sync::Arc;
@@ -13,6 +13,15 @@ use crate::image::{Image, digest_of};
 use crate::{Steps, client, impatient, nobody, plain, reference, store};
 
 async fn pull(client: &Client, store: &Arc<Store>, registry: &Fake) -> Result<Pulled> {
+    pull_heard(client, store, registry, |_| {}).await
+}
+
+async fn pull_heard(
+    client: &Client,
+    store: &Arc<Store>,
+    registry: &Fake,
+    hear: impl Fn(Step) + Send + Sync,
+) -> Result<Pulled> {
     let (keychain, name) = (nobody(), reference(registry, "app:v1"));
     let request = PullRequest {
         reference: &name,
@@ -20,7 +29,7 @@ async fn pull(client: &Client, store: &Arc<Store>, registry: &Fake) -> Result<Pu
         keychain: &keychain,
         unpack: true,
     };
-    client.pull(store, request, &|_| {}).await
+    client.pull(store, request, &hear).await
 }
 
 /// A registry with one image.
@@ -528,13 +537,14 @@ async fn layers_of_a_failed_pull_are_not_collected_before_the_next() {
     registry.fault(blob(&image, 1), Fault::RefuseAfter(permit.clone()));
     let (_dir, store) = store();
     let client = client(plain(&[&registry]));
-    let first_came = async {
-        while store.open_blob(image.layer(0)).is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    let first = image.layer(0).to_string();
+    let hear = |step: Step| {
+        if step.what == first && step.phase == Phase::Done {
+            permit.add_permits(1);
         }
-        permit.add_permits(1);
     };
-    let (pulled, ()) = tokio::join!(pull(&client, &store, &registry), first_came);
+    let pulled = tokio::time::timeout(Duration::from_secs(60), pull_heard(&client, &store, &registry, hear)).await;
+    let pulled = pulled.expect("the refusal comes once the first layer is here");
     pulled.expect_err("one layer is refused");
     store.prune(&std::collections::BTreeSet::new()).expect("a healthy disk");
     let before = registry.seen_with("GET").len();

@@ -1,11 +1,9 @@
-//! Mixes of sizes after what the operators of large clusters have published.
+//! Mixes of sizes like those of large clusters.
 //!
-//! Machines: Google's cluster trace of 2011 (Reiss, Tumanov, Ganger, Katz, Kozuch: Heterogeneity and Dynamicity of Clouds at
-//! Scale, SoCC 2012, table 1), whose largest machine is taken as 64 cores and 256 GiB. Services: shapes after the figures on
-//! sizes in that paper (most tasks ask for a few hundredths of a machine, and memory varies independently), in Cortez et al.:
-//! Resource Central (SOSP 2017, figures 2 and 3: four of five virtual machines have one or two cores, seven of ten less than
-//! 4 GB) and in Alibaba's trace of 2018 (containers of 4 to 16 of 96 cores). The weights are read off figures, so they are near
-//! what was published, not exact.
+//! Machines: shaped after Google's cluster trace of 2011 (Reiss et al.: Heterogeneity and Dynamicity of Clouds at Scale, SoCC
+//! 2012, table 1), whose largest machine is taken as 64 cores and 256 GiB. Services: **estimates**, named after the clusters whose
+//! published distributions they imitate (Google 2011; Azure, Cortez et al., SOSP 2017; Alibaba 2018). Their weights were not
+//! computed from the traces, and are no figures to cite.
 
 use std::sync::Arc;
 

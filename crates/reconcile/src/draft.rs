@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gantry_model::explain::Explanation;
-use gantry_model::object::{Replica, Service, Slot};
+use gantry_model::object::{NodeStatus, Replica, Service, Slot};
 use gantry_model::phase::{Desired, Observed, Phase};
 use gantry_model::spec::{Mount, MountKind, ServiceSpec};
 use gantry_model::{NodeId, ReplicaId, ServiceId, Timestamp};
 use gantry_scheduler::{DISPLACED, Request};
 use gantry_state::{Key, NewEvent, Object, Op, Precondition};
 
+use crate::budget::{self, Budget};
 use crate::plan::{ServicePlan, View};
 use crate::{depends, stage};
 
@@ -35,6 +36,10 @@ pub(crate) struct Draft<'a> {
     gate: Option<Explanation>,
     /// The service as it is to be stored, when that changes.
     changed: Option<Service>,
+    /// How the service stands against its disruption budget, if it has one.
+    pub(crate) budget: Option<Budget>,
+    /// Replicas that this plan takes out of service at the budget's expense.
+    disrupted: u32,
     retired: BTreeSet<ReplicaId>,
     ids: &'a mut dyn FnMut() -> ReplicaId,
     plan: ServicePlan,
@@ -55,6 +60,8 @@ impl<'a> Draft<'a> {
             slots,
             gate: depends::gate(view.state, service),
             changed: None,
+            budget: Budget::of(view.state, service),
+            disrupted: 0,
             retired: BTreeSet::new(),
             ids,
             plan: ServicePlan::default(),
@@ -89,6 +96,7 @@ impl<'a> Draft<'a> {
 
     /// Makes a replica of `revision` in `slot`, to be placed at once unless dependencies hold it back.
     pub(crate) fn create(&mut self, slot: Slot, revision: u32) {
+        let created_at = self.next_moment(slot);
         let replica = Replica {
             id: (self.ids)(),
             service: self.service.id,
@@ -105,7 +113,7 @@ impl<'a> Draft<'a> {
                 ..Observed::default()
             },
             explanation: self.gate.clone(),
-            created_at: self.view.now,
+            created_at,
             assigned_at: None,
             desired_since: None,
             held: stage::holds(self.changed.as_ref().unwrap_or(self.service), revision),
@@ -115,6 +123,39 @@ impl<'a> Draft<'a> {
             self.plan.place.push(request);
         }
         self.push(Op::Put(Box::new(Object::Replica(replica))));
+    }
+
+    /// How many replicas that serve may still be taken out of service before their successors do; none when that is not limited.
+    pub(crate) fn budget_left(&self) -> Option<u32> {
+        self.budget.map(|budget| budget.left().saturating_sub(self.disrupted))
+    }
+
+    /// Whether a replica may be taken out of service before its successor serves; if so, that is counted.
+    pub(crate) fn may_disrupt(&mut self, replica: &Replica) -> bool {
+        let state = self.view.state;
+        let beside = |one: &&&Replica| one.id != replica.id && budget::serves(state, one) && !self.is_retired(one);
+        let others = self.slots.get(&replica.slot).into_iter().flatten();
+        if !budget::serves(state, replica) || self.is_retired(replica) || others.filter(beside).count() > 0 {
+            return true;
+        }
+        match self.budget_left() {
+            None => true,
+            Some(0) => false,
+            Some(_) => {
+                self.disrupted += 1;
+                true
+            }
+        }
+    }
+
+    /// When a replica of the slot is made: by the clock, but after its predecessors and not before its rollout began. Clocks
+    /// jump, and the next leader's may be behind; who came later must not depend on that.
+    fn next_moment(&self, slot: Slot) -> Timestamp {
+        let before = self.slots.get(&slot).and_then(|replicas| replicas.last());
+        let after = before.map_or(Timestamp::default(), |one| Timestamp(one.created_at.0 + 1));
+        let service = self.changed.as_ref().unwrap_or(self.service);
+        let begun = service.rollout.as_ref().map(|rollout| rollout.started_at);
+        self.view.now.max(after).max(begun.unwrap_or_default())
     }
 
     /// Takes a replica out of service: drained first if it may have traffic.
@@ -142,12 +183,29 @@ impl<'a> Draft<'a> {
 
     fn desire(&mut self, replica: &Replica, desired: Desired, reason: &str) {
         if replica.desired < desired && self.retired.insert(replica.id) {
-            self.push(Op::Desire {
-                replica: replica.id,
-                desired,
-                reason: reason.to_string(),
-            });
+            let (replica, reason) = (replica.id, reason.to_string());
+            let op = match self.down_since(replica).filter(|_| desired > Desired::Drain) {
+                Some(down_since) => Op::GiveUp {
+                    replica,
+                    desired,
+                    reason,
+                    down_since,
+                },
+                None => Op::Desire {
+                    replica,
+                    desired,
+                    reason,
+                },
+            };
+            self.push(op);
         }
+    }
+
+    /// Since when the replica's node is down; none while it is up, or when it was removed.
+    fn down_since(&self, replica: ReplicaId) -> Option<Timestamp> {
+        let node = self.view.state.replica(replica)?.node?;
+        let node = self.view.state.node(node)?;
+        (node.status == NodeStatus::Down).then_some(node.status_since)
     }
 
     /// Marks a replica as gone with its node.

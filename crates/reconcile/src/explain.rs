@@ -1,6 +1,6 @@
 //! Why a service or a replica is as it is, as text for people: what `gantry explain` shows.
 
-use gantry_model::object::{NodeStatus, Replica, RolloutState, Service};
+use gantry_model::object::{Availability, NodeStatus, Replica, Rollout, RolloutState, Service};
 use gantry_model::phase::{Desired, Health, Phase};
 use gantry_model::spec::CronSpec;
 use gantry_model::{NodeId, ReplicaId, ServiceId, Timestamp};
@@ -8,7 +8,7 @@ use gantry_state::State;
 
 use crate::calendar::{local_time, next_run, time_zone};
 use crate::status::{converged, trouble};
-use crate::{depends, plan, stage};
+use crate::{budget, depends, plan, stage};
 
 /// What to explain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +72,11 @@ fn explain_service(state: &State, service: &Service) -> Answer {
             RolloutState::Completed | RolloutState::Superseded => {}
         }
     }
+    if is_changing(state, service)
+        && let Some(budget) = budget::exhausted(state, service)
+    {
+        answer.reasons.push(budget);
+    }
     if let Some(stage) = stage::awaits(service) {
         answer.reasons.push(stage);
         answer.remedy = format!(
@@ -103,6 +108,15 @@ fn explain_service(state: &State, service: &Service) -> Answer {
         }
     }
     answer
+}
+
+/// Whether replicas are to give way: to another revision, or because their node is to be empty.
+fn is_changing(state: &State, service: &Service) -> bool {
+    let drains = |one: &Replica| {
+        let node = one.node.and_then(|node| state.node(node));
+        one.is_active() && node.is_some_and(|node| node.availability == Availability::Drain)
+    };
+    service.rollout.as_ref().is_some_and(Rollout::is_running) || state.replicas_of(service.id).any(drains)
 }
 
 /// When a cron job last ran, and when it runs next.

@@ -9,12 +9,14 @@
 //! Deliberately not here: where replicas go (`scheduler`), writing and timing (`control-plane`), restarts in place (`agent`).
 
 mod backoff;
+mod budget;
 mod calendar;
 mod cron;
 mod delete;
 mod depends;
 mod draft;
 mod drain;
+mod evacuate;
 mod explain;
 mod failures;
 mod global;
@@ -34,7 +36,9 @@ pub use backoff::{BACKOFF_FIRST, BACKOFF_MAX};
 pub use calendar::{latest_run, local_time, next_run, time_zone};
 pub use cron::{CronRun, cron_run, run_name};
 pub use depends::dependants;
+pub use evacuate::{Remaining, remaining};
 pub use explain::{Answer, Target, explain};
 pub use plan::{Acks, ServicePlan, View, reconcile};
 pub use reap::HISTORY_PER_SLOT;
+pub use rollout::way_back_begins;
 pub use status::{Progress, converged};

@@ -12,15 +12,16 @@
 
 use std::sync::Arc;
 
-use gantry_model::Timestamp;
 use gantry_model::object::{Replica, Rollout, RolloutKind, RolloutState, Slot};
 use gantry_model::phase::Desired;
-use gantry_model::spec::{FailureAction, Mode, PortSpec, ServiceSpec, UpdateConfig};
+use gantry_model::spec::{FailureAction, Mode, PortSpec, ServiceSpec, UpdateConfig, UpdateOrder};
+use gantry_model::{DurationMs, ServiceId, Timestamp};
+use gantry_state::State;
 
 use crate::draft::Draft;
 use crate::slot::Goal;
 use crate::standing::node_is_live;
-use crate::{failures, stage, stateful};
+use crate::{budget, failures, stage, stateful};
 
 /// How far one slot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,7 @@ fn steady_goals(draft: &mut Draft<'_>, slots: &[Slot]) -> Vec<(Slot, Goal)> {
         );
         draft.wake(now);
     }
-    let order = Some(draft.service.spec.update.order);
+    let order = Some(budget::order(draft.budget, draft.service.spec.update.order));
     let goal = |slot: &Slot| match progress(draft, *slot, &pseudo) {
         Progress::Waiting { .. } => keep(draft, *slot, to),
         Progress::Fresh | Progress::InFlight | Progress::Held | Progress::Settled => Goal {
@@ -108,6 +109,7 @@ fn advance(draft: &mut Draft<'_>, slots: &[Slot], stored: &Rollout) -> Vec<(Slot
         .map(|slot| (*slot, progress(draft, *slot, &rollout)))
         .collect();
     let selected = schedule(draft, &mut rollout, &progress, &config);
+    let order = budget::order(draft.budget, stage::order(&config));
     let to = rollout.to;
     if rollout != *stored {
         draft.edit_service().rollout = Some(rollout);
@@ -116,7 +118,7 @@ fn advance(draft: &mut Draft<'_>, slots: &[Slot], stored: &Rollout) -> Vec<(Slot
         Progress::Waiting { .. } if !selected.contains(&slot) => keep(draft, slot, to),
         Progress::Waiting { .. } | Progress::Fresh | Progress::InFlight | Progress::Held | Progress::Settled => Goal {
             revision: to,
-            replacing: Some(stage::order(&config)),
+            replacing: Some(order),
         },
     };
     progress
@@ -137,11 +139,18 @@ fn schedule(
         rollout.batch_done_at = None;
         return Vec::new();
     }
-    if rollout.batch_done_at.is_none() && has_begun(draft, rollout) {
+    // A clock that was set back must not make the next batch wait for the time that it takes to come back.
+    let ahead = rollout.batch_done_at.is_some_and(|at| at > now);
+    if ahead || (rollout.batch_done_at.is_none() && has_begun(draft, rollout)) {
         rollout.batch_done_at = Some(now);
     }
     let most = stage::room(rollout, config, slots).min(stage::batch(config, slots.len()));
-    let batch = next_batch(slots, most, stateful::is_ordered(draft.service));
+    let next = next_batch(slots, most, stateful::is_ordered(draft.service));
+    let batch = within_budget(draft, &next, slots, stage::order(config));
+    if batch.is_empty() && !next.is_empty() {
+        wait_for_budget(draft, rollout, config);
+        return Vec::new();
+    }
     if batch.is_empty() && stage::hold(draft, rollout, config) {
         return Vec::new();
     }
@@ -185,6 +194,43 @@ fn next_batch(slots: &[(Slot, Progress)], most: usize, highest_first: bool) -> V
         waiting.sort_by_key(|(serves, slot)| (*serves, std::cmp::Reverse(*slot)));
     }
     waiting.into_iter().take(most).map(|(_, slot)| slot).collect()
+}
+
+/// As many of the next slots as the disruption budget lets go: those that serve nobody, and those whose successor starts first,
+/// cost nothing.
+fn within_budget(draft: &Draft<'_>, next: &[Slot], slots: &[(Slot, Progress)], order: UpdateOrder) -> Vec<Slot> {
+    let mut left = match (draft.budget_left(), budget::order(draft.budget, order)) {
+        (Some(left), UpdateOrder::StopFirst) => left,
+        (Some(_) | None, _) => return next.to_vec(),
+    };
+    let serves = |slot: &Slot| slots.contains(&(*slot, Progress::Waiting { serves: true }));
+    let mut goes = |slot: &&Slot| {
+        let costs = u32::from(serves(slot));
+        let goes = costs <= left;
+        left -= if goes { costs } else { 0 };
+        goes
+    };
+    next.iter().filter(|slot| goes(slot)).copied().collect()
+}
+
+/// Too much is away already, for whatever reason; it may come back. After the progress deadline a person has to look.
+fn wait_for_budget(draft: &mut Draft<'_>, rollout: &mut Rollout, config: &UpdateConfig) {
+    if config.progress_deadline == DurationMs::ZERO {
+        return;
+    }
+    let since = rollout.batch_done_at.unwrap_or(rollout.started_at);
+    let due = since
+        .max(rollout.resumed_at.unwrap_or_default())
+        .after(config.progress_deadline);
+    if due > draft.view.now {
+        draft.wake(due);
+        return;
+    }
+    let why = budget::exhausted(draft.view.state, draft.service);
+    rollout.message = why.unwrap_or_else(|| "its disruption budget lets no replica go".to_string());
+    rollout.state = RolloutState::Paused;
+    rollout.ended_at = Some(draft.view.now);
+    draft.record("rollout_paused", rollout.message.clone());
 }
 
 fn complete(draft: &mut Draft<'_>, rollout: &mut Rollout) {
@@ -305,6 +351,7 @@ fn give_up(draft: &mut Draft<'_>, mut rollout: Rollout, config: &UpdateConfig, m
 
 fn roll_back(draft: &mut Draft<'_>, failed: &Rollout, message: String) {
     let now = draft.view.now;
+    let begins_at = way_back_begins(draft.view.state, draft.service.id, now);
     let mut spec = (*draft.spec_of(failed.from)).clone();
     let service = draft.edit_service();
     spec.mode = keep_scale(spec.mode, service.spec.mode);
@@ -312,8 +359,16 @@ fn roll_back(draft: &mut Draft<'_>, failed: &Rollout, message: String) {
     service.spec = Arc::new(spec);
     service.revision = failed.from;
     service.updated_at = now;
-    let back = Rollout::new(failed.to, failed.from, RolloutKind::Rollback, now);
+    let back = Rollout::new(failed.to, failed.from, RolloutKind::Rollback, begins_at);
     service.rollout = Some(Rollout { message, ..back });
+}
+
+/// When a rollout to a former revision begins: by the clock, but after all replicas of the service were made, so that it is
+/// not judged by those that the revision had before.
+#[must_use]
+pub fn way_back_begins(state: &State, service: ServiceId, now: Timestamp) -> Timestamp {
+    let made = state.replicas_of(service).map(|one| Timestamp(one.created_at.0 + 1));
+    made.fold(now, Timestamp::max)
 }
 
 /// Scaling is not part of a revision: the way back keeps the present count.

@@ -142,9 +142,10 @@ fn hand_over(draft: &mut Draft<'_>, keeper: &Replica, stayers: &[&Replica], leav
         draft.retire(other, "another replica fills its slot", Fate::Stop);
     }
     // Ports and limits per node may leave no room for two at a time; then the old one has to go first.
-    let taken_over = keeper.is_endpoint() || stands_in_the_way(keeper);
+    let (taken_over, in_the_way) = (keeper.is_endpoint(), stands_in_the_way(keeper));
     for leaver in leavers {
-        if taken_over || !leaver.replica.is_endpoint() {
+        let free = taken_over || !leaver.replica.is_endpoint();
+        if free || (in_the_way && draft.may_disrupt(leaver.replica)) {
             draft.retire(leaver.replica, &leaver.reason, Fate::Stop);
         }
     }
@@ -173,7 +174,9 @@ fn replace(draft: &mut Draft<'_>, slot: Slot, replicas: &[&Replica], leavers: &[
     let stop_first = goal.replacing == Some(UpdateOrder::StopFirst) && leavers.iter().any(|leaver| leaver.stale);
     if stop_first || draft.is_exclusive() {
         for leaver in leavers {
-            draft.retire(leaver.replica, &leaver.reason, Fate::Stop);
+            if draft.may_disrupt(leaver.replica) {
+                draft.retire(leaver.replica, &leaver.reason, Fate::Stop);
+            }
         }
         // One that never had a node leaves no trace; its successor has to be the trace that the slot's turn has come.
         if leavers.iter().all(|leaver| leaver.replica.node.is_none()) {

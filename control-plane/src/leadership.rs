@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::registry::keep_copies;
-use crate::term::{TermHandle, lead};
+use crate::term::{TermHandle, lead, route};
 
 /// Longest time without a majority for which sessions wait; by then another leader has mostly been elected.
 const GRACE_MAX: DurationMs = DurationMs::secs(2);
@@ -128,8 +128,10 @@ pub async fn follow(context: Arc<Context>, stop: CancellationToken) {
 }
 
 fn begin(context: &Arc<Context>, term: u64) -> Leading {
-    let (handle, reports) = TermHandle::new(term);
+    let (state, feed) = context.raft.watch_from();
+    let (handle, reports) = TermHandle::new(term, state);
     let handle = Arc::new(handle);
+    tokio::spawn(route(context.clone(), handle.clone(), feed));
     context.term.store(Some(handle.clone()));
     let controller = tokio::spawn(lead(context.clone(), handle.clone(), reports));
     tokio::spawn(keep_copies(context.clone(), term, handle.ended.clone()));

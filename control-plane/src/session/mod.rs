@@ -1,7 +1,7 @@
 //! `gantry.v1.Session`: an agent and the leader.
 //!
-//! The task of a session owns the node's set of assignments. It sends a complete set first, then increments as the state
-//! changes; it hands reports to the controller and acknowledgements to the term. It ends with the connection, with the term,
+//! The task of a session owns the node's set of assignments. It sends a complete set first, then increments when the term's
+//! routes say that something is pending for the node; it hands reports to the controller and acknowledgements to the term. It ends with the connection, with the term,
 //! or when the node opens a newer session.
 
 mod report;
@@ -20,10 +20,8 @@ use gantry_leader::dispatch::Increment;
 use gantry_leader::{Introduction, Told, register};
 use gantry_model::object::Role;
 use gantry_model::{Class, ImageReference, NodeId, Problem, SessionId};
-use gantry_raft::{ChangeFeed, FeedError, Update};
 use gantry_rpc::require;
 use gantry_rpc::status::{from_problem, not_leader, to_problem};
-use gantry_state::State;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -31,7 +29,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::api::record;
 use crate::context::Context;
 use crate::registry::{by_load, holder, holders, own_name};
-use crate::term::TermHandle;
+use crate::term::{Bell, Encoded, TermHandle};
 
 /// Messages waiting for one agent; the session's task waits when it is full, and changes then coalesce.
 const OUTGOING_MAX: usize = 16;
@@ -80,7 +78,10 @@ impl Session for SessionService {
                 changes: Vec::new(),
             })
         });
-        registered.await.map_err(|problem| from_problem(&problem))?;
+        let registered = registered.await.map_err(|problem| from_problem(&problem))?;
+        if !term.reached(registered.revision).await {
+            return Err(not_leader(None));
+        }
         let id = self.context.env.session_id();
         let (outgoing, answers) = mpsc::channel(OUTGOING_MAX);
         let deadline = self.context.env.monotonic() + self.context.timing().lease;
@@ -166,7 +167,7 @@ struct SessionTask {
 /// What a session's loop wakes up for.
 enum Wake {
     Agent(Option<Result<AgentMessage, Status>>),
-    Feed(Result<Update, FeedError>),
+    Pending,
     TermEnded,
 }
 
@@ -182,24 +183,21 @@ impl SessionTask {
     }
 
     async fn converse(&mut self, incoming: &mut Streaming<AgentMessage>) -> Result<(), Problem> {
-        let (state, mut feed) = self.context.raft.watch_from();
+        let bell = self.term.routed().listen(self.node);
+        let ended = self.follow(incoming, &bell).await;
+        self.term.routed().leave(self.node, &bell);
+        ended
+    }
+
+    async fn follow(&mut self, incoming: &mut Streaming<AgentMessage>, bell: &Bell) -> Result<(), Problem> {
         self.welcome().await?;
-        self.send_complete(&state).await?;
+        self.send_complete().await?;
         loop {
-            match self.select(incoming, &mut feed).await {
+            match self.select(incoming, bell).await {
                 Wake::Agent(None) => return Ok(()),
                 Wake::Agent(Some(Err(status))) => return Err(to_problem(&status, "session")),
                 Wake::Agent(Some(Ok(message))) => self.hear(message).await?,
-                Wake::Feed(Ok(Update::Changes { state, changes })) => self.tell(&state, &changes).await?,
-                Wake::Feed(Ok(Update::Reset { state })) => self.send_complete(&state).await?,
-                Wake::Feed(Err(FeedError::Lagged)) => {
-                    let (state, fresh) = self.context.raft.watch_from();
-                    feed = fresh;
-                    self.send_complete(&state).await?;
-                }
-                Wake::Feed(Err(FeedError::Closed)) => {
-                    return Err(Problem::new(Class::Unavailable, "session", "this server stops"));
-                }
+                Wake::Pending => self.tell().await?,
                 Wake::TermEnded => {
                     return Err(Problem::new(
                         Class::Unavailable,
@@ -212,11 +210,11 @@ impl SessionTask {
         }
     }
 
-    async fn select(&self, incoming: &mut Streaming<AgentMessage>, feed: &mut ChangeFeed) -> Wake {
+    async fn select(&self, incoming: &mut Streaming<AgentMessage>, bell: &Bell) -> Wake {
         tokio::select! {
             () = self.term.ended.cancelled() => Wake::TermEnded,
             message = incoming.next() => Wake::Agent(message),
-            event = feed.next() => Wake::Feed(event),
+            () = bell.rung.notified() => Wake::Pending,
         }
     }
 
@@ -238,19 +236,29 @@ impl SessionTask {
         .await
     }
 
-    async fn send_complete(&mut self, state: &State) -> Result<(), Problem> {
-        let increment = self.session.complete(state, &mut self.term.acks());
-        self.send(server_message::Message::Assignments(assignments(&increment)))
-            .await
+    async fn send_complete(&mut self) -> Result<(), Problem> {
+        let increment = {
+            let mut routed = self.term.routed();
+            // An older session's task may get here late: what is pending is the newer one's.
+            self.session.check_current(&self.term.leases())?;
+            self.session.begin(&mut routed.routes, &mut self.term.acks())
+        };
+        self.send_increment(&increment).await
     }
 
-    async fn tell(&mut self, state: &State, changes: &[gantry_state::Change]) -> Result<(), Problem> {
-        let told = self.session.tell(state, changes, &mut self.term.acks());
+    async fn send_increment(&self, increment: &Increment) -> Result<(), Problem> {
+        let assignments = assignments(increment, &self.term.encoded);
+        self.send(server_message::Message::Assignments(assignments)).await
+    }
+
+    async fn tell(&mut self) -> Result<(), Problem> {
+        let told = {
+            let mut routed = self.term.routed();
+            self.session.check_current(&self.term.leases())?;
+            self.session.refresh(&mut routed.routes, &mut self.term.acks())
+        };
         match told {
-            Told::Increment(increment) => {
-                self.send(server_message::Message::Assignments(assignments(&increment)))
-                    .await
-            }
+            Told::Increment(increment) => self.send_increment(&increment).await,
             Told::UpToDate => {
                 self.term.acknowledged.notify_one();
                 Ok(())
@@ -282,8 +290,7 @@ impl SessionTask {
             }
             Some(agent_message::Message::Applied(applied)) => {
                 if applied.resync {
-                    let state = self.context.raft.state();
-                    return self.send_complete(&state).await;
+                    return self.send_complete().await;
                 }
                 if self.session.applied(applied.set, &mut self.term.acks()) {
                     self.term.acknowledged.notify_one();
@@ -302,15 +309,11 @@ impl SessionTask {
     }
 }
 
-fn assignments(increment: &Increment) -> Assignments {
+fn assignments(increment: &Increment, encoded: &Encoded) -> Assignments {
     Assignments {
         applies_to: increment.applies_to,
         results_in: increment.results_in,
-        put: increment
-            .put
-            .iter()
-            .map(|item| gantry_api::encode("item", item))
-            .collect(),
+        put: increment.put.iter().map(|item| encoded.document(item)).collect(),
         remove: increment
             .remove
             .iter()

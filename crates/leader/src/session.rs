@@ -8,7 +8,7 @@ use gantry_model::{Class, DurationMs, NodeId, Problem, SessionId};
 use gantry_state::{Change, State};
 
 use crate::Leases;
-use crate::dispatch::{Acknowledgements, Increment, NodeSet};
+use crate::dispatch::{Acknowledgements, Increment, NodeSet, Routes, Shared};
 
 /// See the module.
 #[derive(Debug)]
@@ -63,11 +63,37 @@ impl Session {
 
     /// A complete set, to begin with, and whenever the agent or the change feed has lost track.
     pub fn complete(&mut self, state: &State, acks: &mut Acknowledgements) -> Increment {
-        let number = self.set.as_ref().map_or(1, |set| set.number() + 1);
-        let (set, increment) = NodeSet::complete(state, self.node, number);
-        self.set = Some(set);
-        acks.reflects(self.node, self.id, number, state.revision());
+        let increment = self.whole(state, &mut Shared::of(state));
+        acks.reflects(self.node, self.id, increment.results_in, state.revision());
         increment
+    }
+
+    fn whole(&mut self, state: &State, shared: &mut Shared) -> Increment {
+        let number = self.set.as_ref().map_or(1, |set| set.number() + 1);
+        let (set, increment) = NodeSet::complete(state, shared, self.node, number);
+        self.set = Some(set);
+        increment
+    }
+
+    /// As [`Session::complete`], for a session that goes on with [`Session::refresh`].
+    pub fn begin(&mut self, routes: &mut Routes, acks: &mut Acknowledgements) -> Increment {
+        routes.open(self.node);
+        let (state, shared) = routes.parts();
+        let increment = self.whole(state, shared);
+        acks.follows(self.node, self.id, increment.results_in);
+        increment
+    }
+
+    /// All that is pending for the node, as one increment.
+    pub fn refresh(&mut self, routes: &mut Routes, acks: &mut Acknowledgements) -> Told {
+        let Some(set) = &mut self.set else {
+            return Told::Increment(self.begin(routes, acks));
+        };
+        let pending = routes.take(self.node);
+        let (state, shared) = routes.parts();
+        let increment = set.refresh(state, shared, pending);
+        acks.follows(self.node, self.id, set.number());
+        increment.map_or(Told::UpToDate, Told::Increment)
     }
 
     /// The state went on.

@@ -85,7 +85,7 @@ fn update(increment: Increment) -> Downward {
     Downward::Assignments(Box::new(Update {
         applies_to: increment.applies_to,
         results_in: increment.results_in,
-        put: increment.put,
+        put: increment.put.iter().map(|item| item.as_ref().clone()).collect(),
         remove: increment.remove,
     }))
 }

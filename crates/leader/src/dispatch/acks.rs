@@ -4,7 +4,7 @@
 //! was no endpoint any more. This is leader memory: after a failover the sessions open anew with complete sets, and their
 //! acknowledgements say the same again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use gantry_model::{NodeId, SessionId};
 
@@ -15,6 +15,8 @@ use gantry_model::{NodeId, SessionId};
 #[derive(Debug, Default)]
 pub struct Acknowledgements {
     nodes: BTreeMap<NodeId, NodeProgress>,
+    /// Up to here it is known whom the changes concern.
+    routed: u64,
 }
 
 #[derive(Debug)]
@@ -25,6 +27,8 @@ struct NodeProgress {
     sent: VecDeque<(u64, u64)>,
     /// The newest set that the node has in effect.
     applied: Option<u64>,
+    /// The newest set reflects all that is routed: nothing that concerns the node is pending.
+    follows: bool,
 }
 
 impl Acknowledgements {
@@ -34,6 +38,7 @@ impl Acknowledgements {
             session,
             sent: VecDeque::new(),
             applied: None,
+            follows: false,
         };
         self.nodes.insert(node, progress);
     }
@@ -47,6 +52,27 @@ impl Acknowledgements {
 
     fn of(&mut self, node: NodeId, session: SessionId) -> Option<&mut NodeProgress> {
         self.nodes.get_mut(&node).filter(|progress| progress.session == session)
+    }
+
+    /// It is known whom the changes up to `revision` concern; `concerned` have something pending now. All others that have
+    /// been told everything go on with it.
+    pub fn routed(&mut self, revision: u64, concerned: &BTreeSet<NodeId>) {
+        let before = self.routed;
+        for node in concerned {
+            if let Some(progress) = self.nodes.get_mut(node) {
+                progress.stop_following(before);
+            }
+        }
+        self.routed = revision;
+    }
+
+    /// `set`, the latest sent to the node, reflects all that is routed, until something concerns the node.
+    pub fn follows(&mut self, node: NodeId, session: SessionId, set: u64) {
+        let routed = self.routed;
+        self.reflects(node, session, set, routed);
+        if let Some(progress) = self.of(node, session) {
+            progress.follows = true;
+        }
     }
 
     /// `set`, the latest sent to the node, reflects the state at `revision`.
@@ -82,8 +108,21 @@ impl Acknowledgements {
             return 0;
         };
         match (progress.applied, progress.sent.front()) {
+            (Some(applied), Some((front, _))) if *front == applied && progress.sent.len() == 1 && progress.follows => {
+                self.routed
+            }
             (Some(applied), Some((front, revision))) if *front == applied => *revision,
             _ => 0,
+        }
+    }
+}
+
+impl NodeProgress {
+    fn stop_following(&mut self, routed: u64) {
+        if std::mem::take(&mut self.follows)
+            && let Some((_, revision)) = self.sent.back_mut()
+        {
+            *revision = routed;
         }
     }
 }
@@ -114,6 +153,33 @@ mod tests {
         assert_eq!(acks.revision(NODE), 20);
         acks.end(NODE, SESSION);
         assert_eq!(acks.revision(NODE), 0);
+    }
+
+    #[test]
+    fn a_node_that_nothing_concerns_goes_on_with_what_is_routed() {
+        let mut acks = Acknowledgements::default();
+        let (concerned, nobody) = (BTreeSet::from([NODE]), BTreeSet::new());
+        acks.routed(10, &nobody);
+        acks.begin(NODE, SESSION);
+        acks.follows(NODE, SESSION, 1);
+        acks.routed(11, &nobody);
+        assert_eq!(acks.revision(NODE), 0, "sent is not applied");
+        acks.applied(NODE, SESSION, 1);
+        assert_eq!(acks.revision(NODE), 11);
+        acks.routed(12, &nobody);
+        assert_eq!(acks.revision(NODE), 12);
+        acks.routed(15, &concerned);
+        acks.routed(16, &nobody);
+        assert_eq!(acks.revision(NODE), 12, "something is pending since");
+        acks.follows(NODE, SESSION, 2);
+        acks.routed(17, &nobody);
+        assert_eq!(acks.revision(NODE), 12, "set 2 is not in effect");
+        acks.applied(NODE, SESSION, 2);
+        assert_eq!(acks.revision(NODE), 17);
+        acks.routed(18, &concerned);
+        acks.routed(19, &concerned);
+        acks.follows(NODE, SESSION, 2);
+        assert_eq!(acks.revision(NODE), 19, "what was pending made no difference");
     }
 
     #[test]

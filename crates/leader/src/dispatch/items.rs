@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use gantry_model::assignment::{Endpoint, Item, ItemKey, NodeItem, PeerItem, ReplicaItem, ServiceItem};
 use gantry_model::object::{Node, NodeStatus, Replica, Service};
@@ -9,15 +10,24 @@ use gantry_model::spec::{PortMode, ServiceSpec};
 use gantry_model::{NodeId, ReplicaId, ServiceId};
 use gantry_state::{Change, Key, Object, State};
 
-/// The item that `node` should have under `key`, or none when it should have none.
-#[must_use]
-pub fn item(state: &State, node: NodeId, key: &ItemKey) -> Option<Item> {
+use super::shared::Shared;
+
+/// The item that `node`, which takes part in `networks`, should have under `key`, or none when it should have none.
+pub fn item(
+    state: &State,
+    shared: &mut Shared,
+    node: NodeId,
+    networks: &BTreeSet<String>,
+    key: &ItemKey,
+) -> Option<Arc<Item>> {
     match key {
-        ItemKey::Node => node_item(state, node).map(Item::Node),
-        ItemKey::Replica(id) => replica_item(state, node, *id).map(Item::Replica),
-        ItemKey::Service(id) => service_item(state, node, *id).map(Item::Service),
-        ItemKey::Peer(id) if *id != node => state.node(*id).and_then(peer_item).map(Item::Peer),
-        ItemKey::Peer(_) => None,
+        ItemKey::Node => node_item(state, node).map(|item| Arc::new(Item::Node(item))),
+        ItemKey::Replica(id) => replica_item(state, node, *id).map(|item| Arc::new(Item::Replica(item))),
+        ItemKey::Service(id) => {
+            let service = state.service(*id)?;
+            is_routed_from(networks, service).then(|| shared.item(state, key))?
+        }
+        ItemKey::Peer(id) => (*id != node).then(|| shared.item(state, key))?,
         ItemKey::Data(id) => {
             let used = replicas_on(state, node).any(|replica| {
                 spec_of(state, replica).is_some_and(|spec| {
@@ -29,14 +39,25 @@ pub fn item(state: &State, node: NodeId, key: &ItemKey) -> Option<Item> {
                         .any(|mount| mount.id == Some(*id))
                 })
             });
-            used.then(|| state.data(*id).cloned()).flatten().map(Item::Data)
+            used.then(|| shared.item(state, key))?
         }
     }
 }
 
+/// An item that is the same for all nodes that have it.
+pub fn common_item(state: &State, key: &ItemKey) -> Option<Item> {
+    match key {
+        ItemKey::Service(id) => state
+            .service(*id)
+            .map(|service| Item::Service(service_item(state, service))),
+        ItemKey::Peer(id) => state.node(*id).and_then(peer_item).map(Item::Peer),
+        ItemKey::Data(id) => state.data(*id).cloned().map(Item::Data),
+        ItemKey::Node | ItemKey::Replica(_) => None,
+    }
+}
+
 /// All keys that `node` should have something under.
-#[must_use]
-pub fn all_keys(state: &State, node: NodeId) -> BTreeSet<ItemKey> {
+pub fn all_keys(state: &State, shared: &Shared, node: NodeId, networks: &BTreeSet<String>) -> BTreeSet<ItemKey> {
     let mut keys = BTreeSet::from([ItemKey::Node]);
     keys.extend(
         state
@@ -44,7 +65,13 @@ pub fn all_keys(state: &State, node: NodeId) -> BTreeSet<ItemKey> {
             .filter(|other| other.id != node)
             .map(|other| ItemKey::Peer(other.id)),
     );
-    keys.extend(state.services().map(|service| ItemKey::Service(service.id)));
+    keys.extend(shared.everywhere().map(ItemKey::Service));
+    keys.extend(
+        networks
+            .iter()
+            .flat_map(|network| shared.on(network))
+            .map(ItemKey::Service),
+    );
     for replica in replicas_on(state, node) {
         keys.insert(ItemKey::Replica(replica.id));
         keys.extend(data_keys(state, replica));
@@ -52,21 +79,52 @@ pub fn all_keys(state: &State, node: NodeId) -> BTreeSet<ItemKey> {
     keys
 }
 
-/// The keys whose items `change` may alter for `node`.
-#[must_use]
-pub fn affected(state: &State, node: NodeId, change: &Change) -> BTreeSet<ItemKey> {
-    let mut keys = BTreeSet::new();
+/// The networks that the node takes part in: those of its replicas that have not ended.
+pub fn networks_of(state: &State, node: NodeId) -> BTreeSet<String> {
+    let services: BTreeSet<ServiceId> = replicas_on(state, node)
+        .filter(|replica| !replica.observed.phase.is_terminal())
+        .map(|replica| replica.service)
+        .collect();
+    services
+        .into_iter()
+        .filter_map(|id| state.service(id))
+        .flat_map(|service| service.networks.keys().cloned())
+        .collect()
+}
+
+/// Whether `change` may alter the networks that the node takes part in.
+pub fn may_alter_networks(node: NodeId, change: &Change) -> bool {
+    let objects = [&change.before, &change.after];
+    objects.into_iter().flatten().any(|object| match object.as_ref() {
+        Object::Service(_) => true,
+        Object::Replica(replica) => replica.node == Some(node),
+        Object::Cluster(_)
+        | Object::Node(_)
+        | Object::Revision(_)
+        | Object::Data(_)
+        | Object::Image(_)
+        | Object::Tag(_)
+        | Object::Token(_)
+        | Object::Registry(_) => false,
+    })
+}
+
+/// Adds the keys whose items `change` may alter for `node`, as long as it takes part in the same networks.
+pub fn affected(state: &State, node: NodeId, change: &Change, keys: &mut BTreeSet<ItemKey>) {
+    if matches!(change.key, Key::Replica(_)) && !changes_set(change) {
+        return;
+    }
     for object in [&change.before, &change.after].into_iter().flatten() {
         match object.as_ref() {
             Object::Cluster(_) => {
                 keys.insert(ItemKey::Node);
             }
-            Object::Node(changed) if changed.id == node => {
-                keys.insert(ItemKey::Node);
-                keys.extend(state.replicas_on(node).map(|replica| ItemKey::Service(replica.service)));
-            }
             Object::Node(changed) => {
-                keys.insert(ItemKey::Peer(changed.id));
+                if changed.id == node {
+                    keys.insert(ItemKey::Node);
+                } else if changes_peer(change) {
+                    keys.insert(ItemKey::Peer(changed.id));
+                }
                 if changes_status(change) {
                     keys.extend(
                         state
@@ -78,32 +136,42 @@ pub fn affected(state: &State, node: NodeId, change: &Change) -> BTreeSet<ItemKe
             Object::Service(service) => {
                 keys.insert(ItemKey::Service(service.id));
             }
-            Object::Replica(replica) => affected_by_replica(state, node, replica, &mut keys),
+            Object::Replica(replica) => {
+                keys.insert(ItemKey::Service(replica.service));
+                if replica.node == Some(node) {
+                    keys.insert(ItemKey::Replica(replica.id));
+                    keys.extend(data_keys(state, replica));
+                }
+            }
             Object::Data(data) => {
                 keys.insert(ItemKey::Data(data.id));
             }
             Object::Revision(_) | Object::Image(_) | Object::Tag(_) | Object::Token(_) | Object::Registry(_) => {}
         }
     }
-    if let Key::Replica(_) = change.key
-        && !changes_set(change)
-    {
-        return BTreeSet::new();
-    }
-    keys
 }
 
-fn changes_status(change: &Change) -> bool {
-    let status = |object: &Option<std::sync::Arc<Object>>| match object.as_deref() {
+/// Whether a node that is there, or not, is news.
+pub fn changes_status(change: &Change) -> bool {
+    let status = |object: &Option<Arc<Object>>| match object.as_deref() {
         Some(Object::Node(node)) => Some(node.status),
         _ => None,
     };
     status(&change.before) != status(&change.after)
 }
 
+/// Whether other nodes see anything of the change of a node.
+pub fn changes_peer(change: &Change) -> bool {
+    let peer = |object: &Option<Arc<Object>>| match object.as_deref() {
+        Some(Object::Node(node)) => peer_item(node),
+        _ => None,
+    };
+    peer(&change.before) != peer(&change.after)
+}
+
 /// Whether a replica's change can matter to any agent: reports alone mostly do not.
-fn changes_set(change: &Change) -> bool {
-    let replica = |object: &Option<std::sync::Arc<Object>>| match object.as_deref() {
+pub fn changes_set(change: &Change) -> bool {
+    let replica = |object: &Option<Arc<Object>>| match object.as_deref() {
         Some(Object::Replica(replica)) => Some((
             replica.node,
             replica.desired,
@@ -115,18 +183,8 @@ fn changes_set(change: &Change) -> bool {
     replica(&change.before) != replica(&change.after)
 }
 
-fn affected_by_replica(state: &State, node: NodeId, replica: &Replica, keys: &mut BTreeSet<ItemKey>) {
-    keys.insert(ItemKey::Service(replica.service));
-    if replica.node != Some(node) {
-        return;
-    }
-    keys.insert(ItemKey::Replica(replica.id));
-    keys.extend(data_keys(state, replica));
-    // A first or last replica on a network decides whether the node needs the services of that network.
-    keys.extend(state.services().map(|service| ItemKey::Service(service.id)));
-}
-
-fn data_keys(state: &State, replica: &Replica) -> Vec<ItemKey> {
+/// The configs and secrets that a replica uses.
+pub fn data_keys(state: &State, replica: &Replica) -> Vec<ItemKey> {
     let Some(spec) = spec_of(state, replica) else {
         return Vec::new();
     };
@@ -173,41 +231,31 @@ fn replica_item(state: &State, node: NodeId, id: ReplicaId) -> Option<ReplicaIte
     })
 }
 
-fn service_item(state: &State, node: NodeId, id: ServiceId) -> Option<ServiceItem> {
-    let service = state.service(id)?;
-    if !is_routed_from(state, node, service) {
-        return None;
-    }
+fn service_item(state: &State, service: &Service) -> ServiceItem {
     let mut endpoints: Vec<Endpoint> = state
-        .replicas_of(id)
+        .replicas_of(service.id)
         .filter_map(|replica| endpoint(state, replica))
         .collect();
     endpoints.sort();
-    Some(ServiceItem {
-        id,
+    ServiceItem {
+        id: service.id,
         namespace: service.namespace.clone(),
         name: service.name.clone(),
         endpoint_mode: service.spec.endpoint_mode,
         networks: service.networks.clone(),
         ports: service.ports.clone(),
         endpoints,
-    })
+    }
 }
 
-/// Whether the node can get traffic for the service: it publishes a port, or shares a network with a replica of the node.
-fn is_routed_from(state: &State, node: NodeId, service: &Service) -> bool {
-    if service.ports.iter().any(|port| port.mode == PortMode::Ingress) {
-        return true;
-    }
-    replicas_on(state, node)
-        .filter(|replica| !replica.observed.phase.is_terminal())
-        .any(|replica| {
-            state.service(replica.service).is_some_and(|own| {
-                own.networks
-                    .keys()
-                    .any(|network| service.networks.contains_key(network))
-            })
-        })
+/// Whether every node can get traffic for the service.
+pub fn is_routed_everywhere(service: &Service) -> bool {
+    service.ports.iter().any(|port| port.mode == PortMode::Ingress)
+}
+
+/// Whether a node that takes part in `networks` can get traffic for the service: it publishes a port, or shares one of them.
+fn is_routed_from(networks: &BTreeSet<String>, service: &Service) -> bool {
+    is_routed_everywhere(service) || service.networks.keys().any(|network| networks.contains(network))
 }
 
 /// A ready replica on a node that is there: a node without a lease gets no traffic.

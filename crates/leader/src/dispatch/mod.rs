@@ -4,7 +4,12 @@
 
 mod acks;
 mod items;
+mod routes;
 mod set;
+mod shared;
 
 pub use acks::Acknowledgements;
-pub use set::{Increment, NodeSet};
+pub use routes::{Pending, Routes};
+pub use set::Increment;
+pub(crate) use set::NodeSet;
+pub(crate) use shared::Shared;

@@ -49,6 +49,8 @@ pub struct Checker {
     entries: Vec<(u64, Option<u64>)>,
     fingerprints: BTreeMap<usize, u64>,
     drained_at: BTreeMap<ReplicaId, usize>,
+    /// Replicas that served until they were stopped, every node having said that it does not route to them any more.
+    closed: BTreeSet<ReplicaId>,
     ready_since: BTreeMap<NodeId, usize>,
     nodes_changed: BTreeMap<NodeId, u64>,
     homes: BTreeMap<ReplicaId, usize>,
@@ -224,7 +226,9 @@ impl Checker {
                 .is_some_and(|endpoints| endpoints.contains(&after.id));
             routes && self.was_there(node.id, drained_at)
         };
-        if let Some(node) = nodes.iter().find(routes) {
+        let router = nodes.iter().find(routes);
+        self.closed.insert(after.id);
+        if let Some(node) = router {
             let message = format!(
                 "{} ({}) is stopped while node {} routes to it",
                 after.object(),
@@ -244,7 +248,10 @@ impl Checker {
         ready && self.ready_since.get(&node).is_some_and(|at| *at < since)
     }
 
-    /// A node's data path changes: nothing that was drained and stopped may come back.
+    /// A node's data path changes: nothing that was stopped because no node routed to it may come back.
+    ///
+    /// What ended by itself, or with its node, is not asked about: nobody waited for acknowledgements, and a node that is behind
+    /// learns of its beginning and its end one after the other.
     pub(crate) fn routes_change(&mut self, now: u64, node: &Node, routes: &Routes) {
         // A machine that was started anew begins with what its disk knows, and routes nothing to anybody before.
         if node.routes.is_empty() {
@@ -253,12 +260,8 @@ impl Checker {
         for (service, endpoints) in routes {
             for id in endpoints {
                 let known = node.routes.get(service).is_some_and(|before| before.contains(id));
-                let stopped = self
-                    .state
-                    .replica(*id)
-                    .is_none_or(|replica| replica.desired > Desired::Drain);
                 let drained_at = self.drained_at.get(id).copied();
-                if !known && stopped && drained_at.is_some_and(|at| self.was_there(node.id, at)) {
+                if !known && self.closed.contains(id) && drained_at.is_some_and(|at| self.was_there(node.id, at)) {
                     let record = self
                         .state
                         .replica(*id)
@@ -301,11 +304,13 @@ impl Checker {
         let Some(retired) = self.retired.get_mut(&id) else {
             return;
         };
+        // A slot may have had two replicas that served, and keeps one of them.
         let settled = |slot: &Slot| {
-            let mut new = state
-                .replicas_of(id)
-                .filter(|one| one.slot == *slot && one.revision == rollout.to);
-            new.any(|one| one.is_endpoint() || one.observed.phase.is_terminal() || rollout.failed.contains(&one.id))
+            let mut own = state.replicas_of(id).filter(|one| one.slot == *slot);
+            own.any(|one| {
+                let over = one.observed.phase.is_terminal() || rollout.failed.contains(&one.id);
+                one.is_endpoint() || (one.revision == rollout.to && over)
+            })
         };
         // What is on a node that is down is missing because of that.
         let lost = |slot: &Slot| {

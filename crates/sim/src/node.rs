@@ -721,6 +721,9 @@ impl World {
             epoch == agent.epoch && number > 0,
         );
         let connection = agent.connection;
+        self.trace.note(self.now, || {
+            format!("node {node} routes as in set {number} of its session {epoch}: {routes:?}")
+        });
         self.check.routes_change(self.now, &self.nodes[node], &routes);
         self.nodes[node].routes = routes;
         if let Some(connection) = connection.filter(|_| acknowledges) {

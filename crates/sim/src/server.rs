@@ -11,7 +11,7 @@ use gantry_state::{Change, Object, Op, Outcome, State, Transaction};
 
 use crate::net::ConnectionId;
 use crate::plant;
-use crate::raft::{LEASE_MS, Leading, Log, Message, Origin};
+use crate::raft::{Entry, LEASE_MS, Leading, Log, Message, Origin};
 use crate::script::SERVERS;
 use crate::specs;
 use crate::world::{BEGINNING, Event, World};
@@ -233,6 +233,11 @@ impl World {
             if (index as u64).is_multiple_of(SNAPSHOT_EVERY) {
                 one.snapshot = rmp_serde::to_vec_named(&one.state).expect("a state is data");
             }
+            if index > self.check.committed() {
+                self.trace.note(self.now, || {
+                    describe(index, &entry, outcome.as_ref(), &self.servers[server].state)
+                });
+            }
             self.check.applied(
                 self.now,
                 index,
@@ -352,5 +357,65 @@ impl World {
             return self.end_term(server);
         }
         self.pump(server);
+    }
+}
+
+/// An entry for people; `state` is that after it.
+fn describe(index: usize, entry: &Entry, outcome: Option<&Outcome>, state: &State) -> String {
+    let Some((id, write)) = &entry.write else {
+        return format!("entry {index} of term {}: blank", entry.term);
+    };
+    let ops: Vec<String> = write.ops.iter().map(|op| describe_op(op, state)).collect();
+    let refused = match outcome {
+        Some(Outcome::Refused(refusal)) => format!(" refused, {refusal};"),
+        Some(Outcome::Committed { .. }) | None => String::new(),
+    };
+    format!(
+        "entry {index} of term {} ({id}):{refused} {}",
+        entry.term,
+        ops.join("; ")
+    )
+}
+
+fn describe_op(op: &Op, state: &State) -> String {
+    let name = |id: &ReplicaId| {
+        let known = state.replica(*id);
+        known.map_or_else(
+            || id.to_string(),
+            |one| format!("{id} ({} r{})", one.name(), one.revision),
+        )
+    };
+    match op {
+        Op::Put(object) => match object.as_ref() {
+            Object::Replica(replica) => format!("put replica {}", name(&replica.id)),
+            Object::Service(service) => format!("put {} with {:?}", service.object(), service.rollout),
+            Object::Node(node) => format!("put node {} {} {}", node.name, node.status, node.availability),
+            other => format!("put {}", other.key()),
+        },
+        Op::Delete(key) => format!("delete {key}"),
+        Op::Assign { replica, node, .. } => format!("{} goes to {node}", name(replica)),
+        Op::Desire {
+            replica,
+            desired,
+            reason,
+        }
+        | Op::GiveUp {
+            replica,
+            desired,
+            reason,
+            ..
+        } => format!("{} is to {desired:?} ({reason})", name(replica)),
+        Op::Observe { replica, observed } => {
+            let ready = if observed.ready { " and ready" } else { "" };
+            format!("{} is {}{ready}", name(replica), observed.phase)
+        }
+        Op::Explain { replica, explanation } => {
+            let why = explanation.as_ref().map(|one| one.summary.as_str());
+            format!("{} waits: {why:?}", name(replica))
+        }
+        Op::Admit { replica } => format!("{} is admitted", name(replica)),
+        Op::Hold { .. } | Op::Release { .. } => format!("{op:?}"),
+        Op::TakeDown { node, .. } => format!("{node} is down"),
+        Op::Record(event) => format!("[{}: {}]", event.object, event.kind),
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use gantry_model::explain::Event;
 use gantry_model::object::{ImageRecord, Node, NodeStatus, Replica};
-use gantry_model::phase::{Observed, Phase};
-use gantry_model::{NodeId, Timestamp};
+use gantry_model::phase::{Desired, Observed, Phase};
+use gantry_model::{NodeId, ReplicaId, Timestamp};
 
 use crate::state::EVENTS_KEPT;
 use crate::{Change, Key, NewEvent, Object, Op, Outcome, Precondition, Refusal, State, Stored, Transaction};
@@ -91,16 +91,16 @@ impl State {
                 replica,
                 desired,
                 reason,
+            } => self.desire(*replica, *desired, reason, at, changes),
+            Op::GiveUp {
+                replica,
+                desired,
+                reason,
+                down_since,
             } => {
-                self.edit_replica(*replica, at, changes, |edited| {
-                    if *desired <= edited.desired {
-                        return false;
-                    }
-                    edited.desired = *desired;
-                    edited.desired_reason.clone_from(reason);
-                    edited.desired_since = Some(at);
-                    true
-                });
+                if self.is_still_down(*replica, *down_since) {
+                    self.desire(*replica, *desired, reason, at, changes);
+                }
             }
             Op::Admit { replica } => {
                 self.edit_replica(*replica, at, changes, |edited| std::mem::take(&mut edited.held));
@@ -120,6 +120,24 @@ impl State {
             Op::TakeDown { node, ready_since } => self.take_down(*node, *ready_since, at, changes),
             Op::Record(event) => self.record(event, at),
         }
+    }
+
+    fn desire(&mut self, id: ReplicaId, desired: Desired, reason: &str, at: Timestamp, changes: &mut Vec<Change>) {
+        self.edit_replica(id, at, changes, |edited| {
+            if desired <= edited.desired {
+                return false;
+            }
+            edited.desired = desired;
+            reason.clone_into(&mut edited.desired_reason);
+            edited.desired_since = Some(at);
+            true
+        });
+    }
+
+    /// Whether the replica's node is gone, or down as it was seen.
+    fn is_still_down(&self, id: ReplicaId, down_since: Timestamp) -> bool {
+        let node = self.replica(id).and_then(|replica| self.node(replica.node?));
+        node.is_none_or(|node| node.status == NodeStatus::Down && node.status_since == down_since)
     }
 
     fn take_down(&mut self, id: NodeId, ready_since: Timestamp, at: Timestamp, changes: &mut Vec<Change>) {
@@ -220,7 +238,7 @@ impl State {
     /// Edits a replica in place, if it exists and `edit` says that it changed something.
     fn edit_replica(
         &mut self,
-        id: gantry_model::ReplicaId,
+        id: ReplicaId,
         at: Timestamp,
         changes: &mut Vec<Change>,
         edit: impl FnOnce(&mut Replica) -> bool,
@@ -360,6 +378,52 @@ mod tests {
             None,
             "a node that was removed does not come back"
         );
+    }
+
+    /// It was decided on while the node was away, and written when it was back.
+    #[test]
+    fn a_replica_is_not_given_up_once_its_node_is_back() {
+        let mut state = State::default();
+        let mut write = |ops: Vec<Op>| {
+            let index = state.revision() + 1;
+            state.apply(index, 1, &Transaction::new(Timestamp(index * 100), ops));
+            state.replica(ReplicaId(7)).map(|one| one.desired)
+        };
+        let name = |text| gantry_model::Name::new(text).expect("a name");
+        let replica = Replica {
+            id: ReplicaId(7),
+            service: gantry_model::ServiceId(1),
+            namespace: name("shop"),
+            service_name: name("web"),
+            slot: gantry_model::object::Slot::Index(1),
+            revision: 1,
+            node: Some(NodeId(1)),
+            address: None,
+            desired: Desired::Run,
+            desired_reason: String::new(),
+            held: false,
+            observed: Observed::default(),
+            explanation: None,
+            created_at: Timestamp(1),
+            assigned_at: None,
+            desired_since: None,
+        };
+        let put = |object| Op::Put(Box::new(object));
+        let give_up = |down_since| Op::GiveUp {
+            replica: ReplicaId(7),
+            desired: Desired::Stop,
+            reason: "node alpha is down".to_string(),
+            down_since: Timestamp(down_since),
+        };
+        let down = Node {
+            status: NodeStatus::Down,
+            ..node(5, &[])
+        };
+        write(vec![put(Object::Node(node(5, &[]))), put(Object::Replica(replica))]);
+        assert_eq!(write(vec![give_up(5)]), Some(Desired::Run), "it is there");
+        write(vec![put(Object::Node(down))]);
+        assert_eq!(write(vec![give_up(4)]), Some(Desired::Run), "it was back in between");
+        assert_eq!(write(vec![give_up(5)]), Some(Desired::Stop));
     }
 
     #[test]

@@ -67,6 +67,18 @@ pub enum Op {
         /// Why.
         reason: String,
     },
+    /// Raises what is desired of a replica that cannot be reached; ignored if it would lower it, and if the node has come back
+    /// since: what it runs may serve again, and is to leave by the way that spares its traffic.
+    GiveUp {
+        /// The replica.
+        replica: ReplicaId,
+        /// What is wanted now.
+        desired: Desired,
+        /// Why.
+        reason: String,
+        /// Since when its node was down.
+        down_since: Timestamp,
+    },
     /// Lets a replica that was held back get traffic.
     Admit {
         /// The replica.

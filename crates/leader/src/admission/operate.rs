@@ -158,7 +158,7 @@ pub fn rollback(state: &State, env: &dyn Env, service: &Service, to: u32) -> Res
         service.revision,
         record.number,
         RolloutKind::Rollback,
-        rolled.updated_at,
+        gantry_reconcile::way_back_begins(state, service.id, rolled.updated_at),
     );
     rolled.rollout = Some(Rollout {
         message: "asked for by a person".into(),

@@ -3,7 +3,7 @@
 use gantry_model::object::{Rollout, RolloutKind, RolloutState};
 use gantry_model::phase::{Desired, Phase};
 use gantry_model::spec::{FailureAction, Mode, UpdateConfig, UpdateOrder};
-use gantry_model::{DurationMs, ServiceId};
+use gantry_model::{DurationMs, ServiceId, Timestamp};
 use gantry_reconcile::converged;
 
 use crate::world::World;
@@ -77,6 +77,23 @@ fn a_rollout_keeps_its_bounds() {
         }
         assert!(converged(&world.state, id).done, "seed {seed}: {:#?}", world.describe());
     }
+}
+
+/// As when another server leads, whose clock is behind: what was made for the rollout is told from what was there by more than
+/// the time of day.
+#[test]
+fn a_clock_that_is_set_back_does_not_hurry_a_rollout() {
+    let (mut world, _) = World::with_nodes(3);
+    let id = updated(&mut world, 4, quick());
+    world.now = Timestamp(world.now.0 - 600_000);
+    for _ in 0..60 {
+        world.control_until_quiet();
+        let serving = world.endpoints(id).len();
+        assert!(serving >= 3, "{serving} serve of at least 3 {:#?}", world.describe());
+        world.rounds(1);
+    }
+    let progress = converged(&world.state, id);
+    assert!(progress.done && progress.updated == 4, "{:#?}", world.describe());
 }
 
 fn random_turn(world: &mut World, id: ServiceId) {

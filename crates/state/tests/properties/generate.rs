@@ -90,6 +90,12 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => (id(), explanation()).prop_map(|(id, explanation)| Op::Explain { replica: ReplicaId(id), explanation }),
         2 => (image(), id()).prop_map(|(image, node)| Op::Hold { image: Box::new(image), node: NodeId(node) }),
         2 => (id(), id()).prop_map(|(image, node)| Op::Release { digest: digest(image), node: NodeId(node) }),
+        1 => (id(), desired(), 0..100u64).prop_map(|(id, desired, since)| Op::GiveUp {
+            replica: ReplicaId(id),
+            desired,
+            reason: "node down".to_string(),
+            down_since: Timestamp(since),
+        }),
         1 => (id(), 0..100u64).prop_map(|(id, since)| Op::TakeDown { node: NodeId(id), ready_since: Timestamp(since) }),
         1 => Just(Op::Record(NewEvent::new("world", "turned", "again"))),
     ];

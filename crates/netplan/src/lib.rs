@@ -8,6 +8,7 @@
 //! Deliberately not here: netlink, processes, sockets, clocks (`gantry-network`), and the choice of addresses (the leader's).
 
 mod diff;
+mod flows;
 mod network;
 mod plan;
 mod render;
@@ -16,6 +17,7 @@ mod ruleset;
 mod zone;
 
 pub use diff::{Change, diff};
+pub use flows::{flows_marker, render_flows};
 pub use network::{LocalReplica, NodeNetwork, Peer};
 pub use plan::{Gateway, Plan, Warning};
 pub use render::{render_commands, render_nft};

@@ -56,8 +56,8 @@ fn render(text: &mut String, command: &Command, table: &str) {
             writeln!(text, "add element ip {table} {name} {{ {elements} }}")
         }
         Command::AddRules(name, rules) => {
-            for rule in rules {
-                let _ = writeln!(text, "add rule ip {table} {name} {}", expression(rule));
+            for expression in rules.iter().flat_map(expressions) {
+                let _ = writeln!(text, "add rule ip {table} {name} {expression}");
             }
             Ok(())
         }
@@ -66,23 +66,28 @@ fn render(text: &mut String, command: &Command, table: &str) {
     };
 }
 
-fn expression(rule: &Rule) -> String {
-    match rule {
-        Rule::Text(text) => text.clone(),
-        Rule::Balance { to, port } => {
-            let matched = port.map_or(String::new(), |(protocol, _)| format!("meta l4proto {protocol} "));
-            let (joint, suffix) = match port {
-                Some((_, port)) => (format!(":{port}"), format!(" . {port}")),
-                None => (String::new(), String::new()),
-            };
-            if let [only] = to.as_slice() {
-                return format!("{matched}dnat to {only}{joint}");
-            }
-            let targets = to.iter().enumerate();
-            let targets = join(targets.map(|(index, address)| format!("{index} : {address}{suffix}")));
-            format!("{matched}dnat ip to numgen random mod {} map {{ {targets} }}", to.len())
-        }
+/// What a rule is in nft's words, one or more.
+fn expressions(rule: &Rule) -> Vec<String> {
+    let (to, port) = match rule {
+        Rule::Text(text) => return vec![text.clone()],
+        Rule::Balance { to, port } => (to, port),
+    };
+    let matched = port.map_or(String::new(), |(protocol, _)| format!("meta l4proto {protocol} "));
+    let (joint, suffix) = match port {
+        Some((_, port)) => (format!(":{port}"), format!(" . {port}")),
+        None => (String::new(), String::new()),
+    };
+    // A packet that is under way while a transaction commits still passes the former rules, but finds the elements of their map
+    // gone: the kernel takes a rule's age from when the packet came, an element's from the very moment. It would leave untranslated.
+    // A rule without a map has nothing to miss.
+    let spare = to.first().map(|first| format!("{matched}dnat to {first}{joint}"));
+    if to.len() < 2 {
+        return Vec::from_iter(spare);
     }
+    let targets = to.iter().enumerate();
+    let targets = join(targets.map(|(index, address)| format!("{index} : {address}{suffix}")));
+    let balance = format!("{matched}dnat ip to numgen random mod {} map {{ {targets} }}", to.len());
+    Vec::from_iter([Some(balance), spare].into_iter().flatten())
 }
 
 fn join(parts: impl Iterator<Item = String>) -> String {

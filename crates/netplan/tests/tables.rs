@@ -82,6 +82,8 @@ fn a_virtual_address_leads_to_every_ready_replica() {
     let expected = [
         format!("add element ip t vips {{ 10.192.0.7 : goto {chain}, 10.192.1.7 : goto {chain} }}"),
         format!("add rule ip t {chain} dnat ip to numgen random mod 2 map {{ 0 : 10.128.1.2, 1 : 10.128.2.3 }}"),
+        // For packets under way during a transaction; see the renderer.
+        format!("add rule ip t {chain} dnat to 10.128.1.2\n"),
     ];
     for line in expected {
         assert!(rules.contains(&line), "{line}\nis not in\n{rules}");

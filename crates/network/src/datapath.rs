@@ -1,7 +1,7 @@
 //! Makes the kernel of a node hold a plan, and gives replicas their network namespaces.
 //!
 //! **Invariant:** what was applied last is remembered only after it all succeeded; after a failure, or in a new agent, the next
-//! application starts from what the kernel holds and replaces the rules as a whole, in one transaction.
+//! application starts from what the kernel holds and replaces the rules as a whole, without a gap.
 //! Deliberately not here: when to apply (the agent), and what (the plan).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ use crate::links::{Link, Links};
 use crate::node::{self, Names};
 use crate::routes::{SERVICE_PROTOCOL, Target};
 use crate::watch::{Disturbance, Watch};
-use crate::{Connections, NetworkError, conntrack, firewall, namespace, nft, sockets};
+use crate::{Connections, NetworkError, conntrack, firewall, flows, namespace, nft, sockets};
 
 /// What a data path calls its things; two on one machine need different ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +94,10 @@ impl NodeDatapath {
             links: Links::open(&Handle::current())?,
             applied: Mutex::new(None),
             base: ArcSwapOption::empty(),
-            watch: Watch::start(&names.table, SERVICE_PROTOCOL.into())?,
+            watch: Watch::start(
+                vec![names.table.clone(), flows::table(&names.table)],
+                SERVICE_PROTOCOL.into(),
+            )?,
             replicas: RwLock::new(()),
             names,
         })
@@ -163,6 +166,7 @@ impl NodeDatapath {
                 table = self.names.table,
                 "somebody changed the packet rules: replacing the table"
             );
+            self.ready_flows(plan, true).await?;
             return self.reapply(plan).await;
         }
         self.apply(plan).await
@@ -210,7 +214,8 @@ impl NodeDatapath {
         self.ready_links(plan).await?;
         self.remove_strange_routes(plan).await?;
         let unreachable = self.set_routes(plan, &plan.routes).await?;
-        self.commit(&render_nft(plan, &self.names.table)).await?;
+        self.ready_flows(plan, false).await?;
+        self.replace_rules(plan).await?;
         let (pool, kept) = (plan.replica_pool, plan.endpoints());
         conntrack::forget_udp(move |address| pool.contains(address) && !kept.contains(&address)).await?;
         Ok(Report {
@@ -226,6 +231,7 @@ impl NodeDatapath {
         if change.links {
             self.ready_links(plan).await?;
             self.remove_strange_routes(plan).await?;
+            self.ready_flows(plan, false).await?;
         }
         for subnet in &change.routes_gone {
             self.links.delete_route(*subnet).await?;
@@ -260,7 +266,7 @@ impl NodeDatapath {
                     message,
                     "packet rules are not as they were left: replacing the table"
                 );
-                self.commit(&render_nft(plan, table)).await
+                self.replace_rules(plan).await
             }
             result => result,
         }
@@ -268,6 +274,16 @@ impl NodeDatapath {
 
     async fn commit(&self, text: &str) -> Result<(), NetworkError> {
         self.watch.own(nft::commit(&self.names.table, text)).await
+    }
+
+    async fn replace_rules(&self, plan: &Plan) -> Result<(), NetworkError> {
+        let replacement = nft::replace(&self.names.table, |table| render_nft(plan, table));
+        self.watch.own(replacement).await
+    }
+
+    async fn ready_flows(&self, plan: &Plan, is_doubtful: bool) -> Result<(), NetworkError> {
+        let table = flows::table(&self.names.table);
+        self.watch.own(flows::ready(&table, plan, is_doubtful)).await
     }
 
     async fn ready_links(&self, plan: &Plan) -> Result<(), NetworkError> {
@@ -376,6 +392,8 @@ impl NodeDatapath {
         *applied = None;
         self.base.store(None);
         self.watch.own(nft::delete_table(&self.names.table)).await?;
+        let flows = flows::table(&self.names.table);
+        self.watch.own(nft::delete_table(&flows)).await?;
         firewall::forget_pool(&self.names.table).await?;
         for subnet in self.links.own_routes().await?.into_keys() {
             self.links.delete_route(subnet).await?;

@@ -4,7 +4,8 @@
 //! [`DnsServer`] answers its names. [`LocalNetwork`] does the same for containers run by hand, which have a pool of their own.
 //!
 //! **Invariant:** what is applied outlives the agent; a new agent takes over without a packet lost.
-//! **Invariant:** packet rules change in one transaction: no new connection ever meets half of an update.
+//! **Invariant:** packet rules change in one transaction, and where a packet under way could meet both sides of one, either side
+//! leads it to an endpoint: no new connection ever meets half of an update.
 //! **Invariant:** everything made here can be told from what others made (names of links and table, route protocol, folder), and
 //! [`NodeDatapath::teardown`] removes all of it.
 //! Deliberately not here: deciding anything about the rules or names (`gantry-netplan`).
@@ -15,6 +16,7 @@ mod dns;
 mod endpoint;
 mod error;
 mod firewall;
+mod flows;
 mod links;
 mod local;
 mod namespace;

@@ -45,11 +45,39 @@ pub(crate) async fn commit(table: &str, text: &str) -> Result<(), NetworkError> 
     Err(NetworkError::Rules { table, message })
 }
 
+/// Replaces a table as a whole; `render` gives the text for a name.
+///
+/// In one transaction that removes and adds it, a packet under way would pass the new chains while they are empty yet and look
+/// for elements of the old maps when these are gone already. So a second table of the same content stands in meanwhile: at any
+/// moment one of the two is whole. A stand-in that an interrupted replacement left is replaced first.
+pub(crate) async fn replace(table: &str, render: impl Fn(&str) -> String) -> Result<(), NetworkError> {
+    if !has_table(table).await? {
+        return commit(table, &render(table)).await;
+    }
+    let stand_in = stand_in(table);
+    commit(&stand_in, &render(&stand_in)).await?;
+    commit(table, &render(table)).await?;
+    remove(&stand_in).await
+}
+
+fn stand_in(table: &str) -> String {
+    format!("{table}_next")
+}
+
 /// Whether there is a table of that name.
 pub(crate) async fn has_table(table: &str) -> Result<bool, NetworkError> {
+    exists(&["-t", "list", "table", "ip", table]).await
+}
+
+/// Whether there is a table with such a chain.
+pub(crate) async fn has_chain(table: &str, chain: &str) -> Result<bool, NetworkError> {
+    exists(&["-t", "list", "chain", "ip", table, chain]).await
+}
+
+async fn exists(arguments: &[&str]) -> Result<bool, NetworkError> {
     let program = |source| NetworkError::Program { program: "nft", source };
     let listed = Command::new("nft")
-        .args(["-t", "list", "table", "ip", table])
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -60,7 +88,12 @@ pub(crate) async fn has_table(table: &str) -> Result<bool, NetworkError> {
     Ok(status.map_err(program)?.success())
 }
 
-/// Removes the table, if there is one.
+/// Removes the table, if there is one, and what may stand in for it.
 pub(crate) async fn delete_table(table: &str) -> Result<(), NetworkError> {
+    remove(&stand_in(table)).await?;
+    remove(table).await
+}
+
+async fn remove(table: &str) -> Result<(), NetworkError> {
     commit(table, &format!("add table ip {table}\ndelete table ip {table}\n")).await
 }

@@ -74,8 +74,8 @@ pub(crate) struct OwnChanges {
 }
 
 impl Watch {
-    /// Watches the namespace of the calling thread for changes of `table` and of routes of `protocol`.
-    pub(crate) fn start(table: &str, protocol: u8) -> Result<Self, NetworkError> {
+    /// Watches the namespace of the calling thread for changes of `tables` and of routes of `protocol`.
+    pub(crate) fn start(tables: Vec<String>, protocol: u8) -> Result<Self, NetworkError> {
         let open = |family, groups: &[u32]| listen(family, groups).map_err(|source| NetworkError::Socket { source });
         let rules = open(NETLINK_NETFILTER, &[GROUP_NFTABLES])?;
         let links = open(NETLINK_ROUTE, &[GROUP_LINK, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE])?;
@@ -83,7 +83,7 @@ impl Watch {
         let tasks = [
             tokio::spawn(watch_rules(
                 rules,
-                table.to_string(),
+                tables,
                 Arc::clone(&own),
                 Arc::clone(&seen),
             )),
@@ -169,11 +169,11 @@ async fn receive(socket: &mut TokioSocket) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-async fn watch_rules(mut socket: TokioSocket, table: String, own: Arc<OwnChanges>, seen: Arc<Seen>) {
+async fn watch_rules(mut socket: TokioSocket, tables: Vec<String>, own: Arc<OwnChanges>, seen: Arc<Seen>) {
     loop {
         match receive(&mut socket).await {
             Ok(Some(bytes)) => {
-                if let Some(generation) = change_of(&bytes, &table)
+                if let Some(generation) = change_of(&bytes, &tables)
                     && !own.made(generation).await
                 {
                     seen.note(&seen.rules);
@@ -213,14 +213,15 @@ fn concerns_links(kind: u16, body: &[u8], protocol: u8) -> bool {
     }
 }
 
-/// The generation whose messages mention the table.
-fn change_of(bytes: &[u8], table: &str) -> Option<u16> {
+/// The generation whose messages mention one of the tables.
+fn change_of(bytes: &[u8], tables: &[String]) -> Option<u16> {
     messages(bytes).find_map(|(kind, body)| {
         let is_about_rules = kind >> 8 == SUBSYSTEM_NFTABLES && kind != GENERATION_NEW;
         let generation = u16::from_be_bytes(*body.get(2..)?.first_chunk()?);
         let name = attribute(body.get(NETFILTER_HEADER_LENGTH..)?, TABLE_NAME)?;
         let name = name.split(|byte| *byte == 0).next()?;
-        (is_about_rules && name == table.as_bytes()).then_some(generation)
+        let is_ours = tables.iter().any(|table| name == table.as_bytes());
+        (is_about_rules && is_ours).then_some(generation)
     })
 }
 
@@ -291,13 +292,14 @@ mod tests {
 
     #[test]
     fn only_changes_of_our_table_count() {
+        let tables = ["gantry".to_string()];
         let ours = rule_of("gantry", 7);
         let other = rule_of("gantry_local", 8);
-        assert_eq!(change_of(&[other.clone(), ours].concat(), "gantry"), Some(7));
-        assert_eq!(change_of(&other, "gantry"), None);
+        assert_eq!(change_of(&[other.clone(), ours].concat(), &tables), Some(7));
+        assert_eq!(change_of(&other, &tables), None);
         let unpadded = HEADER_LENGTH + NETFILTER_HEADER_LENGTH + 4 + "gantry_local".len() + 1;
         for length in 0..unpadded {
-            assert_eq!(change_of(&other[..length], "gantry_local"), None, "cut at {length}");
+            assert_eq!(change_of(&other[..length], &["gantry_local".to_string()]), None, "cut at {length}");
         }
     }
 

@@ -11,11 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::object::{NodeStatus, Replica};
 use gantry_model::phase::Desired;
+use gantry_model::spec::Usage;
 use gantry_model::{DurationMs, NodeId, ReplicaId, ServiceId, Timestamp};
 use gantry_reconcile::{Acks, View, reconcile};
 use gantry_scheduler::{Fleet, Request};
 use gantry_state::{Change, Key, Op, Outcome, Precondition, Refusal, State, Transaction};
 
+use crate::autoscale::Autoscaler;
 use crate::work::Work;
 
 /// Pause after a write that failed, so that a cluster without quorum is not hammered.
@@ -52,6 +54,7 @@ pub struct Controller {
     state: State,
     fleet: Fleet,
     work: Work,
+    autoscaler: Autoscaler,
     /// Reports and node changes to be written.
     pending: Vec<Op>,
     /// Those among the transaction in flight: written again if it is refused.
@@ -87,7 +90,10 @@ impl Controller {
     /// The controller of a term, from the state as this server has it.
     #[must_use]
     pub fn begin(term: u64, state: State) -> Self {
+        let mut autoscaler = Autoscaler::default();
+        autoscaler.look_at(&state);
         Self {
+            autoscaler,
             term,
             fleet: Fleet::from_state(&state),
             work: Work::everything(&state),
@@ -118,6 +124,7 @@ impl Controller {
         for change in changes {
             self.fleet.apply(change);
             self.work.note(&state, change);
+            self.autoscaler.note(change);
         }
         self.state = state;
     }
@@ -126,12 +133,18 @@ impl Controller {
     pub fn start_over(&mut self, state: State) {
         self.fleet = Fleet::from_state(&state);
         self.work = Work::everything(&state);
+        self.autoscaler.look_at(&state);
         self.state = state;
     }
 
     /// Something to be written as it is.
     pub fn report(&mut self, ops: Vec<Op>) {
         self.pending.extend(ops);
+    }
+
+    /// An agent said what a replica uses; nothing that is written.
+    pub fn measured(&mut self, replica: ReplicaId, usage: Usage, at: DurationMs) {
+        self.autoscaler.measured(replica, usage, at);
     }
 
     /// An acknowledgement came.
@@ -170,7 +183,14 @@ impl Controller {
         let mut transaction =
             Transaction::new(moment.now, self.in_flight.clone()).requiring(Precondition::Term(self.term));
         let knows_all = !self.uncertain && self.state.revision() >= self.awaited;
-        if knows_all && self.work.is_pending(moment.now) {
+        if knows_all && self.autoscaler.is_due(moment.monotonic) {
+            // Before anything else is decided: the counts are looked at with the rest in the next pass.
+            for (unchanged, ops) in self.autoscaler.decide(&self.state, moment) {
+                transaction.require.push(unchanged);
+                transaction.ops.extend(ops);
+            }
+        }
+        if knows_all && transaction.ops.len() == self.in_flight.len() && self.work.is_pending(moment.now) {
             self.decide(&mut transaction, applied, ids);
         }
         if transaction.ops.is_empty() && !self.uncertain {
@@ -266,6 +286,12 @@ impl Controller {
             self.work.still_drains(service);
         }
         transaction.require.extend(plan.require);
+        for op in &plan.ops {
+            // Whoever has to give way later in this pass is chosen knowing who is on the way out already.
+            if let Op::Desire { replica, .. } = op {
+                self.fleet.leaves(*replica);
+            }
+        }
         transaction.ops.extend(plan.ops);
         plan.place
     }

@@ -6,6 +6,7 @@ use gantry_model::spec::CronSpec;
 use gantry_model::{NodeId, ReplicaId, ServiceId, Timestamp};
 use gantry_state::State;
 
+use crate::autoscale::EVENT_SCALED;
 use crate::calendar::{local_time, next_run, time_zone};
 use crate::status::{converged, trouble};
 use crate::{budget, depends, plan, stage};
@@ -93,6 +94,7 @@ fn explain_service(state: &State, service: &Service) -> Answer {
     } else if plan::wanted(state, service).slots.is_empty() {
         answer.reasons.push(nothing_wanted(service));
     }
+    answer.reasons.extend(scaling(state, service));
     let mut replicas: Vec<&Replica> = state
         .replicas_of(service.id)
         .filter(|one| one.desired == Desired::Run)
@@ -117,6 +119,22 @@ fn is_changing(state: &State, service: &Service) -> bool {
         one.is_active() && node.is_some_and(|node| node.availability == Availability::Drain)
     };
     service.rollout.as_ref().is_some_and(Rollout::is_running) || state.replicas_of(service.id).any(drains)
+}
+
+/// Between which bounds the cluster scales it, and why it last did.
+fn scaling(state: &State, service: &Service) -> Option<String> {
+    let autoscale = service.spec.autoscale.as_ref()?;
+    let object = service.object();
+    let mut events = state
+        .events()
+        .filter(|event| event.kind == EVENT_SCALED && event.object == object);
+    let last = events.next_back().map(|event| format!("; last {}", event.message));
+    Some(format!(
+        "is scaled between {} and {} replicas{}",
+        autoscale.min,
+        autoscale.max,
+        last.unwrap_or_default()
+    ))
 }
 
 /// When a cron job last ran, and when it runs next.

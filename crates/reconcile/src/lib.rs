@@ -8,6 +8,7 @@
 //! **Invariant:** a slot has one replica, and a second one only while it takes over from the first.
 //! Deliberately not here: where replicas go (`scheduler`), writing and timing (`control-plane`), restarts in place (`agent`).
 
+mod autoscale;
 mod backoff;
 mod budget;
 mod calendar;
@@ -32,6 +33,10 @@ mod standing;
 mod stateful;
 mod status;
 
+pub use autoscale::{
+    EVENT_SCALED, SCALE_DOWN_WINDOW, SCALE_TOLERANCE_PERMILLE, SCALE_UP_MAX, SCALE_UP_PERIOD, ScaleHistory,
+    ScaleMoment, Scaling,
+};
 pub use backoff::{BACKOFF_FIRST, BACKOFF_MAX};
 pub use calendar::{latest_run, local_time, next_run, time_zone};
 pub use cron::{CronRun, cron_run, run_name};

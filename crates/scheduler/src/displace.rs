@@ -162,6 +162,11 @@ impl Fleet {
         left >= replicas.saturating_sub(budget.of(replicas))
     }
 
+    /// The replica has been told to end; what it holds is free once it has.
+    pub fn leaves(&mut self, replica: ReplicaId) {
+        self.mark_leaving(replica);
+    }
+
     fn mark_leaving(&mut self, replica: ReplicaId) {
         if let Some(held) = self.held.get(&replica).cloned() {
             let leaving = Held { wanted: false, ..held };

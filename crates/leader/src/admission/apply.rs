@@ -191,6 +191,7 @@ pub(super) fn update_service(
     if cause == "apply" {
         // A manifest does not know how often a person restarted the service.
         spec.restart_generation = existing.spec.restart_generation;
+        keep_scaled(existing, &mut spec);
     }
     refuse_change_of_kind(existing, &spec)?;
     let details = diff::lines(&existing.spec, &spec);
@@ -233,6 +234,13 @@ pub(super) fn update_service(
     draft.ops.push(Op::Put(Box::new(Object::Revision(revision))));
     draft.ops.push(Op::Put(Box::new(Object::Service(service))));
     Ok(())
+}
+
+/// A manifest does not know either to how many replicas the cluster scaled the service.
+fn keep_scaled(existing: &Service, spec: &mut ServiceSpec) {
+    if existing.spec.autoscale.is_some() && spec.autoscale.is_some() {
+        spec.mode = existing.spec.mode;
+    }
 }
 
 /// A new revision that supersedes whatever rollout is in progress.

@@ -40,6 +40,12 @@ pub fn scale(state: &State, env: &dyn Env, service: &Service, replicas: u32) -> 
         let reason = format!("{replicas} replicas are more than the {REPLICAS_MAX} a service may have");
         return Err(Problem::new(Class::Invalid, service.object(), reason));
     }
+    if let Some(autoscale) = &service.spec.autoscale {
+        let (min, max) = (autoscale.min, autoscale.max);
+        let reason = format!("is scaled by the cluster, between {min} and {max} replicas");
+        return Err(Problem::new(Class::Conflict, service.object(), reason)
+            .remedy("change x-gantry.autoscale in the manifest and apply it"));
+    }
     let mut spec = ServiceSpec::clone(&service.spec);
     match &mut spec.mode {
         Mode::Replicated { replicas: wanted } => *wanted = replicas,

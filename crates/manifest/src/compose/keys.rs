@@ -396,7 +396,16 @@ pub(crate) const X_GANTRY: &[Key] = &[
     ("job", Read),
     ("cron", Read),
     ("stateful", Read),
+    ("autoscale", Read),
 ];
+pub(crate) const AUTOSCALE: &[Key] = &[
+    ("min", Read),
+    ("max", Read),
+    ("cpu", Read),
+    ("memory", Read),
+    ("schedule", Read),
+];
+pub(crate) const AUTOSCALE_SCHEDULE: &[Key] = &[("from", Read), ("time_zone", Read), ("min", Read), ("max", Read)];
 pub(crate) const ROLLOUT: &[Key] = &[
     ("batch", Read),
     ("progress_deadline", Read),

@@ -3,6 +3,7 @@
 //! **Invariant:** everything wrong is reported in one go; a reader that fails reports and goes on with a default, and the
 //! application is given out only when nothing was reported as an error.
 
+mod autoscale;
 mod block_io;
 mod build;
 mod checks;

@@ -1,12 +1,12 @@
-//! `x-gantry` of a service: rollouts in stages, limits of jobs, cron jobs, stateful services.
+//! `x-gantry` of a service: rollouts in stages, limits of jobs, cron jobs, stateful services, scaling.
 
 use gantry_model::spec::{
     CanaryStep, Concurrency, CronSpec, JobSpec, Mode, RolloutStrategy, ServiceSpec, StartOrder, Stateful, UpdateOrder,
 };
 use jiff::tz::TimeZoneDatabase;
 
-use super::keys;
 use super::scalar::{boolean, choice, count, integer, parsed, scalar, some_text};
+use super::{autoscale, keys};
 use crate::yaml::cursor::Cursor;
 
 /// The variable in which each replica of an indexed job finds its index from 0 on, as in Kubernetes.
@@ -32,6 +32,9 @@ pub(crate) fn extend(extension: &Cursor<'_>, spec: &mut ServiceSpec) {
     }
     if let Some(at) = extension.get("rollout") {
         rollout(&at, spec);
+    }
+    if let Some(at) = extension.get("autoscale") {
+        spec.autoscale = autoscale::autoscale(&at, spec);
     }
 }
 
@@ -180,7 +183,7 @@ fn cron(at: &Cursor<'_>, spec: &ServiceSpec) -> Option<CronSpec> {
     })
 }
 
-fn time_zone(at: &Cursor<'_>) -> Option<String> {
+pub(crate) fn time_zone(at: &Cursor<'_>) -> Option<String> {
     let name = some_text(at)?;
     if TimeZoneDatabase::bundled().get(&name).is_err() {
         at.error_with(

@@ -2,8 +2,10 @@
 
 use gantry_model::DurationMs;
 use gantry_model::spec::{
-    CanaryStep, Concurrency, Mode, MountKind, PROGRESS_DEADLINE, RolloutStrategy, ServiceSpec, StartOrder, Stateful,
+    CanaryStep, Concurrency, Mode, MountKind, PROGRESS_DEADLINE, RolloutStrategy, ScaleTarget, ServiceSpec, StartOrder,
+    Stateful,
 };
+use gantry_model::{ByteSize, DurationMs};
 
 use super::common::{line, load_texts};
 
@@ -55,6 +57,55 @@ fn a_rollout_has_stages_batches_and_a_deadline() {
     let blue_green = service("x-gantry: {rollout: {batch: 3, blue_green: {}}}").update;
     assert_eq!((blue_green.parallelism, blue_green.batch_percent), (3, None));
     assert_eq!(blue_green.strategy, RolloutStrategy::BlueGreen { hold: None });
+}
+
+#[test]
+fn a_service_is_scaled_between_bounds() {
+    let scaled = service(
+        "deploy: {replicas: 9, resources: {reservations: {cpus: '0.5'}}}\nx-gantry:\n  autoscale: {min: 2, max: 6, cpu: 70%, memory: 300m, schedule: [{from: '0 8 * * mon-fri', time_zone: Europe/Berlin, min: 4, max: 8}]}",
+    );
+    assert_eq!(scaled.mode, Mode::Replicated { replicas: 6 }, "within the bounds");
+    let autoscale = scaled.autoscale.expect("it is scaled");
+    assert_eq!((autoscale.min, autoscale.max), (2, 6));
+    assert_eq!(autoscale.cpu, Some(ScaleTarget::Percent(70)));
+    assert_eq!(autoscale.memory, Some(ScaleTarget::Each(ByteSize::mib(300))));
+    let [day] = autoscale.schedule.as_slice() else {
+        panic!("{autoscale:?}")
+    };
+    assert_eq!(
+        (day.from.to_string().as_str(), day.time_zone.as_str()),
+        ("0 8 * * mon-fri", "Europe/Berlin")
+    );
+    assert_eq!((day.min, day.max), (4, 8));
+    for (fields, message) in [
+        (
+            "x-gantry: {autoscale: {max: 3}}",
+            "x-gantry.autoscale: nothing says when to scale",
+        ),
+        (
+            "x-gantry: {autoscale: {cpu: 70%}}",
+            "x-gantry.autoscale: 'max' is missing",
+        ),
+        (
+            "x-gantry: {autoscale: {min: 4, max: 3, cpu: '0.5'}}",
+            "x-gantry.autoscale.max: max 3 is less than min 4",
+        ),
+        (
+            "x-gantry: {autoscale: {max: 3, cpu: 70%}}",
+            "x-gantry.autoscale.cpu: a share needs a reservation",
+        ),
+        (
+            "x-gantry: {autoscale: {max: 3, cpu: lots}}",
+            "x-gantry.autoscale.cpu: 'lots' is neither a share",
+        ),
+        (
+            "deploy: {mode: global}\nx-gantry: {autoscale: {max: 3, cpu: '1'}}",
+            "x-gantry.autoscale: only a replicated service is scaled",
+        ),
+    ] {
+        let found = complaint(fields);
+        assert!(found.starts_with(message), "{fields}: {found}");
+    }
 }
 
 #[test]

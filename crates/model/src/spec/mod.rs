@@ -1,6 +1,7 @@
 //! What users ask for. An [`Application`] is one Compose file, resolved: nothing in it depends on the client's machine any more.
 
 mod application;
+mod autoscale;
 mod build;
 mod build_cache;
 mod container;
@@ -16,6 +17,7 @@ mod service;
 mod stateful;
 
 pub use application::{Application, DataKind, DataSpec, NetworkSpec, VolumeSpec};
+pub use autoscale::{Autoscale, ScaleTarget, ScheduledBounds, Usage};
 pub use build::{BuildSecret, BuildSpec};
 pub use build_cache::{BuildCache, BuildCacheError};
 pub use container::{ContainerSpec, DeviceSpec, NamespaceMode, Ulimit, User, UserNamespace};

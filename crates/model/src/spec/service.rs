@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerSpec, CronSpec, JobSpec, Placement, PortMode, PortSpec, RestartPolicy, Stateful, UpdateConfig};
+use super::{
+    Autoscale, ContainerSpec, CronSpec, JobSpec, Placement, PortMode, PortSpec, RestartPolicy, Stateful, UpdateConfig,
+};
 use crate::{ByteSize, MilliCpu, Name};
 
 /// What the user asked for.
@@ -56,6 +58,9 @@ pub struct ServiceSpec {
     /// The job is run by the clock, each run as a job of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cron: Option<CronSpec>,
+    /// The cluster decides how many replicas there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscale: Option<Autoscale>,
     /// Its replicas are not interchangeable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stateful: Option<Stateful>,

@@ -137,7 +137,7 @@ fn a_port_in_the_way_is_given_up_only_within_the_budget() {
 
 #[test]
 fn what_remains_on_a_drained_node_says_what_it_waits_for() {
-    let (mut world, nodes, id) = with_budget(1, 1, Amount::Count(1));
+    let (mut world, nodes, _) = with_budget(1, 1, Amount::Count(1));
     let beta = world.join("beta", &crate::world::agents::Shape::default());
     world.edit_node(nodes[0], |node| node.availability = Availability::Drain);
     world.edit_node(beta, |node| node.availability = Availability::Pause);

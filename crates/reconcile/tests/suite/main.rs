@@ -1,5 +1,6 @@
 //! Tests of the planner over real states: one binary, one module per concern, one cluster in memory for all.
 
+mod autoscale;
 mod budgets;
 mod cron;
 mod depends;

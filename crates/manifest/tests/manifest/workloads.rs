@@ -1,6 +1,5 @@
 //! What `x-gantry` says of rollouts, jobs, cron jobs and stateful services.
 
-use gantry_model::DurationMs;
 use gantry_model::spec::{
     CanaryStep, Concurrency, Mode, MountKind, PROGRESS_DEADLINE, RolloutStrategy, ScaleTarget, ServiceSpec, StartOrder,
     Stateful,

@@ -23,10 +23,13 @@ mod machine;
 mod members;
 mod network;
 mod options;
+mod proposal;
 mod propose;
 mod read;
 mod recent;
 mod replicated;
+mod rounds;
+mod runtime;
 mod serve;
 mod snapshot;
 #[cfg(test)]

@@ -47,7 +47,7 @@ impl Machine {
         self.applied = Some(entry.log_id);
         match entry.payload {
             EntryPayload::Normal(proposal) => {
-                let (outcome, made) = self.state.apply(index, term, &proposal.transaction);
+                let (outcome, made) = self.state.apply(index, term, proposal.transaction());
                 changes.extend(made);
                 Reply { outcome: Some(outcome) }
             }

@@ -1,7 +1,5 @@
 //! Writing: a transaction becomes an entry of the log.
 
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_state::{Outcome, Transaction};
@@ -23,7 +21,7 @@ pub struct Proposed {
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Propose(Arc<Transaction>);
+pub struct Propose(Proposal);
 
 /// Nothing fails for good at the leader: a refused transaction is an outcome.
 #[derive(Serialize, Deserialize)]
@@ -36,7 +34,7 @@ impl LeaderRequest for Propose {
     type Failure = Never;
 
     async fn attempt(self, inner: &Inner, timeout: Duration) -> Attempt<Outcome, Never> {
-        let write = inner.raft.client_write(Proposal { transaction: self.0 });
+        let write = inner.raft.client_write(self.0);
         match tokio::time::timeout(timeout, write).await {
             Err(_) => Attempt::Unknown("no majority of the servers stored it in time".to_string()),
             Ok(Ok(written)) => match written.data.outcome {
@@ -58,10 +56,10 @@ impl Replicated {
     /// # Errors
     /// See [`ProposeError`]: every variant says whether the transaction may have been done.
     pub async fn propose(&self, transaction: Transaction) -> Result<Proposed, ProposeError> {
-        check_size(&transaction)?;
+        let proposal = encoded(transaction)?;
         let timeout = Duration::from_millis(self.inner.options.deadline_ms);
         let deadline = Deadline::after(timeout);
-        match self.inner.at_leader(Propose(Arc::new(transaction)), timeout).await {
+        match self.inner.at_leader(Propose(proposal), timeout).await {
             Routed::Done(outcome) => {
                 if let Outcome::Committed { revision } = outcome {
                     self.inner.applied(revision, deadline.left()).await;
@@ -78,24 +76,11 @@ impl Replicated {
     }
 }
 
-fn check_size(transaction: &Transaction) -> Result<(), ProposeError> {
-    let mut counter = Counter(0);
-    let counted = rmp_serde::encode::write_named(&mut counter, transaction);
-    match counted {
-        Ok(()) if counter.0 <= PROPOSAL_BYTES_MAX => Ok(()),
-        _ => Err(ProposeError::TooLarge { bytes: counter.0 }),
-    }
-}
-
-struct Counter(usize);
-
-impl io::Write for Counter {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.0 += buffer.len();
-        Ok(buffer.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+fn encoded(transaction: Transaction) -> Result<Proposal, ProposeError> {
+    // Encoding into memory fails for nothing but a type that cannot be encoded, which none of the state's is.
+    let proposal = Proposal::new(transaction).map_err(|_| ProposeError::TooLarge { bytes: 0 })?;
+    match proposal.bytes() {
+        bytes if bytes > PROPOSAL_BYTES_MAX => Err(ProposeError::TooLarge { bytes }),
+        _ => Ok(proposal),
     }
 }

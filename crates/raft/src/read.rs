@@ -36,6 +36,14 @@ impl LeaderRequest for ReadIndex {
     }
 }
 
+/// How a shared round ended.
+#[derive(Debug, Clone)]
+pub enum Confirmed {
+    Index(u64),
+    NoLeader,
+    Stopped(String),
+}
+
 impl Replicated {
     /// A state that holds everything acknowledged anywhere before this call.
     ///
@@ -45,11 +53,37 @@ impl Replicated {
         let waited_ms = self.inner.options.deadline_ms;
         let timeout = Duration::from_millis(waited_ms);
         let deadline = Deadline::after(timeout);
-        match self.inner.at_leader(ReadIndex {}, timeout).await {
-            Routed::Done(index) if self.inner.applied(index, deadline.left()).await => Ok(self.state()),
-            Routed::Done(_) | Routed::NoLeader | Routed::Unknown(_) => Err(ReadError::NoLeader { waited_ms }),
+        let late = || ReadError::NoLeader { waited_ms };
+        match tokio::time::timeout(timeout, self.confirmed()).await {
+            Ok(Confirmed::Index(index)) if self.inner.applied(index, deadline.left()).await => Ok(self.state()),
+            Ok(Confirmed::Index(_) | Confirmed::NoLeader) | Err(_) => Err(late()),
+            Ok(Confirmed::Stopped(reason)) => Err(ReadError::Stopped { reason }),
+        }
+    }
+
+    /// The index that a majority confirmed after this call, together with everybody else who asks meanwhile.
+    async fn confirmed(&self) -> Confirmed {
+        let (answer, runs) = self.inner.rounds.join();
+        if runs {
+            // A task of its own: the others must not wait for a caller that gives up.
+            let inner = self.inner.clone();
+            self.inner
+                .spawn(async move { inner.rounds.run(|| inner.confirm()).await });
+        }
+        answer
+            .await
+            .unwrap_or_else(|_| Confirmed::Stopped("it was shut down".to_string()))
+    }
+}
+
+impl Inner {
+    async fn confirm(&self) -> Confirmed {
+        let timeout = Duration::from_millis(self.options.deadline_ms);
+        match self.at_leader(ReadIndex {}, timeout).await {
+            Routed::Done(index) => Confirmed::Index(index),
+            Routed::NoLeader | Routed::Unknown(_) => Confirmed::NoLeader,
             Routed::Failed(never) => match never {},
-            Routed::Stopped(reason) => Err(ReadError::Stopped { reason }),
+            Routed::Stopped(reason) => Confirmed::Stopped(reason),
         }
     }
 }

@@ -19,6 +19,9 @@ use crate::machine::Machine;
 use crate::members::Members;
 use crate::network::Network;
 use crate::options::Options;
+use crate::read::Confirmed;
+use crate::rounds::Rounds;
+use crate::runtime::Runtime;
 use crate::snapshot::{Loaded, Snapshots};
 use crate::transport::Transport;
 use crate::types::{Metrics, ServerAddress, TypeConfig};
@@ -45,6 +48,10 @@ pub struct Inner {
     counters: Arc<Counters>,
     leadership: watch::Receiver<Leadership>,
     closing: Mutex<Closing>,
+    /// Reads that wait for a majority.
+    pub rounds: Rounds<Confirmed>,
+    /// Dropped last: Raft runs on it.
+    runtime: Runtime,
 }
 
 struct Stores {
@@ -75,15 +82,21 @@ impl Replicated {
             counters,
             mut closing,
         } = stores.log;
-        let raft = match Raft::new(options.id.0, Arc::new(config), network, store, machine).await {
-            Ok(raft) => raft,
-            Err(error) => {
+        let runtime = Runtime::start().map_err(|error| OpenError::Raft(error.to_string()))?;
+        let starting = Raft::new(options.id.0, Arc::new(config), network, store, machine);
+        let started = runtime.handle().spawn(starting).await;
+        let raft = match started.map_err(|error| error.to_string()) {
+            Ok(Ok(raft)) => raft,
+            Ok(Err(error)) => {
                 closing.wait().await;
                 return Err(OpenError::Raft(error.to_string()));
             }
+            Err(error) => return Err(OpenError::Raft(error)),
         };
         let (published, leadership) = watch::channel(Leadership::default());
-        tokio::spawn(follow(options.clone(), raft.metrics(), published));
+        runtime
+            .handle()
+            .spawn(follow(options.clone(), raft.metrics(), published));
         let inner = Inner {
             options,
             raft,
@@ -93,6 +106,8 @@ impl Replicated {
             counters,
             leadership,
             closing: Mutex::new(closing),
+            rounds: Rounds::default(),
+            runtime,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -201,6 +216,11 @@ impl Replicated {
 }
 
 impl Inner {
+    /// Runs a task beside Raft.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.handle().spawn(task);
+    }
+
     /// Waits until this server has applied an entry; says whether it has.
     pub async fn applied(&self, index: u64, timeout: Duration) -> bool {
         let mut revision = self.feed.revision();

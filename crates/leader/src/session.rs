@@ -90,6 +90,9 @@ impl Session {
             return Told::Increment(self.begin(routes, acks));
         };
         let pending = routes.take(self.node);
+        if pending.everything {
+            return Told::Increment(self.begin(routes, acks));
+        }
         let (state, shared) = routes.parts();
         let increment = set.refresh(state, shared, pending);
         acks.follows(self.node, self.id, set.number());
@@ -128,5 +131,72 @@ impl Session {
     /// The agent has `set` in effect. Says whether that is news.
     pub fn applied(&self, set: u64, acks: &mut Acknowledgements) -> bool {
         acks.applied(self.node, self.id, set)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_model::Timestamp;
+    use gantry_model::assignment::Item;
+    use gantry_model::object::Node;
+    use gantry_state::{Object, Op, Transaction};
+
+    /// The state goes on: node 2 has this address.
+    fn step(state: &mut State, address: &str) -> Vec<Change> {
+        let node = serde_json::json!({
+            "id": NodeId(2), "name": "beta", "address": address, "subnet": "10.128.1.0/24", "status": "ready", "status_since": 1,
+            "joined_at": 1, "facts": gantry_model::object::NodeFacts::default(),
+        });
+        let node: Node = serde_json::from_value(node).expect("a node");
+        let write = Transaction::new(Timestamp(1), vec![Op::Put(Box::new(Object::Node(node)))]);
+        state.apply(state.revision() + 1, 1, &write).1
+    }
+
+    fn peer(increment: &Increment) -> Option<String> {
+        increment.put.iter().find_map(|item| match item.as_ref() {
+            Item::Peer(peer) => Some(peer.address.to_string()),
+            _ => None,
+        })
+    }
+
+    /// What happened in between is not known then: an increment made from what is pending would leave it out, and say that the
+    /// node knows all.
+    #[test]
+    fn a_feed_that_lost_track_leads_to_a_complete_set() {
+        let (mut leases, mut acks) = (Leases::default(), Acknowledgements::default());
+        let mut session = Session::open(NodeId(1), SessionId(1), DurationMs(10), &mut leases, &mut acks);
+        let mut state = State::default();
+        step(&mut state, "192.0.2.1:1");
+        let mut routes = Routes::of(state.clone());
+        let first = session.begin(&mut routes, &mut acks);
+        assert_eq!(peer(&first).as_deref(), Some("192.0.2.1"));
+        step(&mut state, "192.0.2.2:1");
+        routes.start_over(state.clone());
+        acks.routed(state.revision(), &[NodeId(1)].into());
+        let Told::Increment(complete) = session.refresh(&mut routes, &mut acks) else {
+            panic!("the node has to be told");
+        };
+        assert_eq!(
+            (complete.applies_to, peer(&complete).as_deref()),
+            (0, Some("192.0.2.2"))
+        );
+        assert!(session.applied(first.results_in, &mut acks));
+        assert!(
+            acks.revision(NodeId(1)) < state.revision(),
+            "only the first set is in effect"
+        );
+        assert!(session.applied(complete.results_in, &mut acks));
+        assert_eq!(acks.revision(NodeId(1)), state.revision());
+        let changes = step(&mut state, "192.0.2.3:1");
+        let concerned = routes.changed(state.clone(), &changes);
+        acks.routed(state.revision(), &concerned);
+        let Told::Increment(increment) = session.refresh(&mut routes, &mut acks) else {
+            panic!("a change after that is told");
+        };
+        assert_eq!(
+            (increment.applies_to, peer(&increment).as_deref()),
+            (complete.results_in, Some("192.0.2.3"))
+        );
     }
 }

@@ -151,14 +151,17 @@ fn hand_over(draft: &mut Draft<'_>, keeper: &Replica, stayers: &[&Replica], leav
     }
 }
 
-/// Whether `successor` finds no node because of what is bound to nodes one by one, such as its predecessor's port.
+/// Whether `successor` finds no node because of what is bound to nodes one by one, such as its predecessor's port; where the
+/// slot is a node, that is whatever the node lacks.
 fn stands_in_the_way(successor: &Replica) -> bool {
     let refusals = successor
         .explanation
         .iter()
         .flat_map(|explanation| &explanation.refusals);
+    let bound = matches!(successor.slot, Slot::Node(_));
     let mut filters = refusals.map(|refusal| refusal.filter.as_str());
-    successor.node.is_none() && filters.any(|filter| filter == FILTER_HOST_PORT || filter == FILTER_MAX_PER_NODE)
+    let its_own = |filter| bound || filter == FILTER_HOST_PORT || filter == FILTER_MAX_PER_NODE;
+    successor.node.is_none() && filters.any(its_own)
 }
 
 /// Nobody active in the slot.

@@ -15,6 +15,8 @@ use crate::raft::Entry;
 
 /// A node's label may be changed while a placement is under way that was decided on before.
 const RACE_MS: u64 = 5_000;
+/// What was decided before an entry of somebody else comes at most so many entries after it.
+const RACE_ENTRIES: usize = 4;
 /// States are compared at every so many entries.
 const COMPARE_EVERY: usize = 8;
 
@@ -55,6 +57,10 @@ pub struct Checker {
     nodes_changed: BTreeMap<NodeId, u64>,
     homes: BTreeMap<ReplicaId, usize>,
     retired: BTreeMap<ServiceId, BTreeSet<Slot>>,
+    /// Since when a person wants every position of a service to be filled once at most.
+    exclusive_since: BTreeMap<ServiceId, usize>,
+    /// The entries that made replicas.
+    made_by: BTreeMap<ReplicaId, usize>,
 }
 
 impl Checker {
@@ -119,8 +125,9 @@ impl Checker {
                     self.replica_changed(now, index, before, after, nodes);
                     touched.insert(after.service);
                 }
-                (before, Some(Object::Service(service))) => self.service_changed(before, service),
+                (before, Some(Object::Service(service))) => self.service_changed(before, index, service),
                 (_, Some(Object::Replica(after))) => {
+                    self.made_by.insert(after.id, index);
                     touched.insert(after.service);
                 }
                 (_, _) => {}
@@ -163,7 +170,21 @@ impl Checker {
         }
     }
 
-    fn service_changed(&mut self, before: Option<&Object>, service: &Service) {
+    /// Whether two replicas of one position must not run at once: the position was exclusive when the later one was made. What
+    /// was there twice before a person asked for that may stay so.
+    pub(crate) fn excludes(&self, service: ServiceId, one: ReplicaId, other: ReplicaId) -> bool {
+        let since = self.exclusive_since.get(&service);
+        let later = self.made_by.get(&one).max(self.made_by.get(&other));
+        since.is_some_and(|since| later.is_some_and(|later| *since + RACE_ENTRIES < *later))
+    }
+
+    fn service_changed(&mut self, before: Option<&Object>, index: usize, service: &Service) {
+        if service.spec.stateful.is_some_and(|stateful| stateful.exclusive) {
+            self.exclusive_since.entry(service.id).or_insert(index);
+        } else {
+            self.exclusive_since.remove(&service.id);
+        }
+
         let same = |former: &Service| {
             let target = |one: &Service| one.rollout.as_ref().map(|rollout| (rollout.to, rollout.started_at));
             former.spec == service.spec && target(former) == target(service)

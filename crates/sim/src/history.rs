@@ -75,22 +75,22 @@ impl History {
     }
 }
 
-/// Whether the calls of one register, empty at first, could have happened one at a time. At most 64 calls.
+/// Whether the calls of one register, empty at first, could have happened one at a time. At most 128 calls.
 #[must_use]
 pub fn is_linearizable(operations: &[Operation]) -> bool {
-    assert!(operations.len() <= 64, "a set of calls is a 64-bit number here");
+    assert!(operations.len() <= 128, "a set of calls is a 128-bit number here");
     let needed = operations.iter().enumerate().filter(|(_, one)| one.ends.is_some());
-    let needed = needed.fold(0u64, |set, (index, _)| set | 1 << index);
+    let needed = needed.fold(0u128, |set, (index, _)| set | 1u128 << index);
     let mut dead_ends = BTreeSet::new();
     search(operations, needed, 0, None, &mut dead_ends)
 }
 
 fn search(
     operations: &[Operation],
-    needed: u64,
-    done: u64,
+    needed: u128,
+    done: u128,
     value: Option<u64>,
-    dead_ends: &mut BTreeSet<(u64, Option<u64>)>,
+    dead_ends: &mut BTreeSet<(u128, Option<u64>)>,
 ) -> bool {
     if done & needed == needed {
         return true;
@@ -98,7 +98,7 @@ fn search(
     if !dead_ends.insert((done, value)) {
         return false;
     }
-    let open = |index: &usize| done & (1 << index) == 0;
+    let open = |index: &usize| done & (1u128 << index) == 0;
     let ends = (0..operations.len())
         .filter(open)
         .filter_map(|index| operations[index].ends);
@@ -109,7 +109,7 @@ fn search(
         let fits = operation.written.is_some() || operation.read == value;
         if operation.begins <= horizon && fits {
             let next = operation.written.or(value);
-            if search(operations, needed, done | 1 << index, next, dead_ends) {
+            if search(operations, needed, done | 1u128 << index, next, dead_ends) {
                 return true;
             }
         }

@@ -3,15 +3,13 @@
 //! The server's end drives production's session. Messages that were on their way when a connection broke, or when the node opened
 //! a newer session, may still arrive.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
 
 use gantry_leader::dispatch::Increment;
 use gantry_leader::{Report, Session, Told, report};
 use gantry_lifecycle::Update;
 use gantry_model::object::ClusterConfig;
 use gantry_model::{DurationMs, NodeId, Problem, ReplicaId};
-use gantry_state::{Change, State};
 
 use crate::script::Place;
 use crate::world::{Event, World};
@@ -54,8 +52,6 @@ pub struct Connection {
     pub server: (usize, u32, u64),
     /// The server's end.
     pub session: Option<Session>,
-    /// Changes that the session has not heard of.
-    pub feed: VecDeque<(State, Arc<Vec<Change>>)>,
     up: VecDeque<(u64, Upward)>,
     down: VecDeque<(u64, Downward)>,
     /// Neither side sends any more.
@@ -71,7 +67,6 @@ impl Connection {
             node,
             server,
             session: Some(session),
-            feed: VecDeque::new(),
             up: VecDeque::new(),
             down: VecDeque::new(),
             broken: false,
@@ -100,14 +95,19 @@ impl World {
         let deadline = self.lease_deadline();
         let session = self.fresh_session();
         let connection = self.count();
-        let one = &mut self.servers[server.0];
-        let state = one.state.clone();
-        let Some(leader) = one.leader.as_mut().filter(|leader| leader.stretch == server.2) else {
+        // As production's session waits until sets are made from a state that knows its node.
+        self.route(server.0, false);
+        let Some(leader) = self.servers[server.0]
+            .leader
+            .as_mut()
+            .filter(|leader| leader.stretch == server.2)
+        else {
             return self.refused(node);
         };
         let mut session = Session::open(id, session, deadline, &mut leader.leases, &mut leader.acks);
-        let complete = session.complete(&state, &mut leader.acks);
+        let complete = session.begin(&mut leader.routes, &mut leader.acks);
         leader.sessions.insert(connection, ());
+        leader.bells.insert(id, connection);
         self.connections
             .insert(connection, Connection::new(node, server, session));
         self.send_down(connection, Downward::Welcome);
@@ -257,18 +257,59 @@ impl World {
             return;
         };
         leader.sessions.remove(&id);
+        let node = self.nodes[connection.node.0].id;
+        if leader.bells.get(&node) == Some(&id) {
+            leader.bells.remove(&node);
+            leader.routes.close(node);
+        }
         session.close(&mut leader.leases, &mut leader.acks);
     }
 
-    /// The session's task hears of changes.
+    /// Finds out whom changes concern, and wakes their sessions; when it has fallen behind, it begins anew.
+    pub(crate) fn route(&mut self, server: usize, behind: bool) {
+        let Some(leader) = &mut self.servers[server].leader else {
+            return;
+        };
+        let mut concerned = BTreeSet::new();
+        if behind && let Some((state, _)) = leader.routing.drain(..).next_back() {
+            let revision = state.revision();
+            leader.routes.start_over(state);
+            concerned.extend(leader.bells.keys().copied());
+            leader.acks.routed(revision, &concerned);
+        }
+        while let Some((state, changes)) = leader.routing.pop_front() {
+            let revision = state.revision();
+            let some = leader.routes.changed(state, &changes);
+            leader.acks.routed(revision, &some);
+            concerned.extend(some);
+        }
+        leader.controller.acknowledged();
+        let woken: Vec<ConnectionId> = concerned
+            .iter()
+            .filter_map(|node| leader.bells.get(node).copied())
+            .collect();
+        for connection in woken {
+            let delay = self.dice.below(6);
+            self.after(delay, Event::SessionFeed(connection));
+        }
+    }
+
+    pub(crate) fn router_feed(&mut self, server: usize, life: u32) {
+        if self.servers[server].life != life {
+            return;
+        }
+        let behind = self.dice.one_in(60);
+        self.route(server, behind);
+        self.pump(server);
+    }
+
+    /// The session's task tells its node what is pending.
     pub(crate) fn session_feed(&mut self, id: ConnectionId) {
+        self.check_session(id);
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
         let (server, _, stretch) = connection.server;
-        let Some((state, changes)) = connection.feed.pop_front() else {
-            return;
-        };
         let Some(leader) = self.servers[server]
             .leader
             .as_mut()
@@ -277,14 +318,13 @@ impl World {
             return;
         };
         let Some(session) = &mut connection.session else { return };
-        match session.tell(&state, &changes, &mut leader.acks) {
+        match session.refresh(&mut leader.routes, &mut leader.acks) {
             Told::Increment(increment) => self.send_down(id, update(increment)),
             Told::UpToDate => {
                 leader.controller.acknowledged();
                 self.pump(server);
             }
         }
-        self.check_session(id);
     }
 
     fn check_session(&mut self, id: ConnectionId) {
@@ -350,7 +390,8 @@ impl World {
                 }
             }
             Upward::Resync => {
-                let complete = session.complete(&server.state, &mut leader.acks);
+                session.check_current(&leader.leases)?;
+                let complete = session.begin(&mut leader.routes, &mut leader.acks);
                 self.send_down(id, update(complete));
             }
         }

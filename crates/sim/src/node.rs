@@ -8,6 +8,7 @@ use gantry_lifecycle::{
     Action, AssignmentSet, Attempt, Event as Happening, Found, Machine, Policy, State as Stage, Update,
 };
 use gantry_model::assignment::{Item, ReplicaItem};
+use gantry_model::object::Slot;
 use gantry_model::phase::{Desired, Exit, Observed};
 use gantry_model::{NodeId, ReplicaId, ServiceId, Timestamp};
 
@@ -63,6 +64,8 @@ pub struct Container {
     /// How it ended, if it did.
     pub exit: Option<Exit>,
     conduct: Conduct,
+    /// The position that it fills.
+    position: (ServiceId, Slot),
 }
 
 /// An agent, in memory.
@@ -611,12 +614,15 @@ impl World {
             .get(&id)
             .is_some_and(|one| one.exit.is_none());
         self.check.container_started(self.now, node, id, already);
+        let position = (item.service, item.slot);
+        self.check_exclusive(node, id, position);
         let conduct = Conduct::of(&item.spec);
         let container = Container {
             attempt,
             started_at: self.node_wall(),
             exit: None,
             conduct,
+            position,
         };
         self.nodes[node].containers.insert(id, container);
         match conduct {
@@ -633,6 +639,24 @@ impl World {
                 self.ends_after(node, id, delay, 0);
             }
             Conduct::Good | Conduct::Ill | Conduct::Missing => {}
+        }
+    }
+
+    /// Nowhere, except on machines that a person said are gone, does another one run that fills the same position.
+    fn check_exclusive(&mut self, node: usize, id: ReplicaId, position: (ServiceId, Slot)) {
+        let others = self.nodes.iter().filter(|one| one.number != node && !one.gone);
+        let known = others.filter(|one| self.check.state.node(one.id).is_some());
+        let twin = known
+            .flat_map(|one| {
+                one.containers
+                    .iter()
+                    .map(move |(id, container)| (one.number, id, container))
+            })
+            .filter(|(_, _, other)| other.exit.is_none() && other.position == position)
+            .find(|(_, other, _)| self.check.excludes(position.0, id, **other));
+        if let Some((there, other, _)) = twin {
+            let message = format!("{id} starts on node {node} while {other} runs on node {there} in the same position");
+            self.check.violation(self.now, "exclusive", message);
         }
     }
 

@@ -186,10 +186,9 @@ impl World {
         self.replicate(leader);
     }
 
-    /// It leads no more.
+    /// It leads no more; its controller and its sessions hear of that a little later.
     pub(crate) fn step_down(&mut self, server: usize) {
         self.servers[server].leading = None;
-        self.end_term(server);
     }
 
     /// The log is on disk a while from now; what a crash before that loses.

@@ -168,9 +168,27 @@ impl Script {
             };
             steps.push(Step { at, act });
         }
+        steps.extend(calls(&mut dice));
         steps.sort_by_key(|step| step.at);
         Self { seed, steps }
     }
+}
+
+/// Somebody who writes registers and reads them, often right after one another: what was answered too early is missing then.
+fn calls(dice: &mut Dice) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for _ in 0..dice.between(10, 30) {
+        let (at, node) = (dice.between(3_000, TROUBLE_MS), dice.below(2) as usize);
+        let value = dice.roll() >> 32;
+        let write = Act::Write { node, value };
+        steps.push(Step { at, act: write });
+        let at = at + dice.between(2, 120);
+        steps.push(Step {
+            at,
+            act: Act::Read { node },
+        });
+    }
+    steps
 }
 
 /// The services that are there before the trouble begins.

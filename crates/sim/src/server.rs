@@ -1,9 +1,9 @@
 //! A server: its part of the log, the state it has applied, and the leader's work while it leads.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use gantry_leader::dispatch::Acknowledgements;
+use gantry_leader::dispatch::{Acknowledgements, Routes};
 use gantry_leader::{Controller, Failed, Leases, Moment, Verdict};
 use gantry_model::object::{ClusterConfig, ClusterRecord, ImageRecord, NodeStatus, RootCertificate, TagRecord};
 use gantry_model::{DurationMs, NodeId, ReplicaId};
@@ -18,6 +18,10 @@ use crate::world::{BEGINNING, Event, World};
 
 /// How often a server's clock strikes: heartbeats of Raft, elections, leases, wake-ups.
 const TICK_MS: u64 = 100;
+/// A leader without a majority goes on for so long; production's figure.
+const GRACE_MS: u64 = 2_000;
+/// With the defect that deposed leaders go on: for so long.
+const DEPOSED_MS: u64 = 6_000;
 /// A snapshot is taken after so many entries.
 const SNAPSHOT_EVERY: u64 = 50;
 
@@ -68,8 +72,18 @@ pub struct Leader {
     pub acks: Acknowledgements,
     /// Changes that the controller has not heard of.
     pub feed: VecDeque<(State, Arc<Vec<Change>>)>,
-    /// Connections whose sessions follow the state.
+    /// Changes of which it is not known yet whom they concern.
+    pub routing: VecDeque<(State, Arc<Vec<Change>>)>,
+    /// Production's knowledge of whom changes concern.
+    pub routes: Routes,
+    /// The newest session of each node.
+    pub bells: BTreeMap<NodeId, ConnectionId>,
+    /// Connections with a session.
     pub sessions: BTreeMap<ConnectionId, ()>,
+    /// The Raft term.
+    term: u64,
+    /// Since when it should have ended, or no majority is heard of.
+    lapsed_since: Option<u64>,
 }
 
 impl Server {
@@ -110,6 +124,7 @@ impl World {
             return;
         }
         self.step_down(server);
+        self.end_term(server);
         let one = &mut self.servers[server];
         one.up = false;
         one.life += 1;
@@ -133,19 +148,37 @@ impl World {
         self.pump(server);
     }
 
-    /// The leader's work begins and ends with what Raft says of leadership.
+    /// The leader's work begins and ends with what Raft says of leadership, and only hears of it now and then.
     fn follow_leadership(&mut self, server: usize) {
+        if self.servers[server].leader.is_some() && !self.goes_on(server) {
+            self.end_term(server);
+        }
         let one = &self.servers[server];
         let ready = one
             .leading
             .as_ref()
             .is_some_and(|leading| self.applied(server) >= leading.first);
-        let lease = one.holds_lease(server, self.now) || self.plant == Some(plant::Plant::NoFence);
-        let leads = ready && lease;
-        match (leads, one.leader.is_some()) {
-            (true, false) => self.begin_term(server),
-            (false, true) => self.end_term(server),
-            (true, true) | (false, false) => {}
+        if one.leader.is_none() && ready && one.holds_lease(server, self.now) {
+            self.begin_term(server);
+        }
+    }
+
+    /// As production decides it: a leader that is late in hearing from a majority goes on for a while.
+    fn goes_on(&mut self, server: usize) -> bool {
+        let (now, plant) = (self.now, self.plant);
+        let one = &mut self.servers[server];
+        let lease = one.holds_lease(server, now);
+        let (leads, term) = (one.leading.is_some(), one.term);
+        let Some(leader) = &mut one.leader else { return false };
+        let same = leads && leader.term == term;
+        if same && lease {
+            leader.lapsed_since = None;
+            return true;
+        }
+        let since = *leader.lapsed_since.get_or_insert(now);
+        match plant {
+            Some(plant::Plant::NoFence) => now < since + DEPOSED_MS,
+            Some(_) | None => same && now < since + GRACE_MS,
         }
     }
 
@@ -157,13 +190,20 @@ impl World {
         for node in one.state.nodes().filter(|node| node.status == NodeStatus::Ready) {
             leases.extend(node.id, deadline);
         }
+        let mut acks = Acknowledgements::default();
+        acks.routed(one.state.revision(), &BTreeSet::new());
         one.leader = Some(Leader {
             stretch,
             controller: Controller::begin(one.term, one.state.clone()),
             leases,
-            acks: Acknowledgements::default(),
+            acks,
             feed: VecDeque::new(),
+            routing: VecDeque::new(),
+            routes: Routes::of(one.state.clone()),
+            bells: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            term: one.term,
+            lapsed_since: None,
         });
         let term = one.term;
         self.trace
@@ -275,16 +315,11 @@ impl World {
         };
         let changes = Arc::new(changes);
         leader.feed.push_back((state.clone(), changes.clone()));
-        let sessions: Vec<ConnectionId> = leader.sessions.keys().copied().collect();
+        leader.routing.push_back((state, changes));
         let delay = self.dice.below(4);
         self.after(delay, Event::ControllerFeed(server, life));
-        for connection in sessions {
-            if let Some(one) = self.connections.get_mut(&connection) {
-                one.feed.push_back((state.clone(), changes.clone()));
-            }
-            let delay = self.dice.below(6);
-            self.after(delay, Event::SessionFeed(connection));
-        }
+        let delay = self.dice.below(4);
+        self.after(delay, Event::RouterFeed(server, life));
     }
 
     pub(crate) fn install_snapshot(&mut self, from: usize, to: usize) {
@@ -302,6 +337,10 @@ impl World {
         let Some(leader) = &mut self.servers[server].leader else {
             return;
         };
+        let newest = self.dice.one_in(100).then(|| leader.feed.drain(..).next_back());
+        if let Some((state, _)) = newest.flatten() {
+            leader.controller.start_over(state);
+        }
         while let Some((state, changes)) = leader.feed.pop_front() {
             leader.controller.changed(state, &changes);
         }

@@ -2,7 +2,7 @@
 
 use gantry_model::spec::{
     Dependency, DependencyCondition, FailureAction, HealthCheck, HealthTest, Mode, Placement, PortMode, PortSpec,
-    Protocol, Resources, RestartCondition, ServiceSpec, UpdateConfig, UpdateOrder,
+    Protocol, Resources, RestartCondition, ServiceSpec, StartOrder, Stateful, UpdateConfig, UpdateOrder,
 };
 use gantry_model::{ByteSize, DurationMs, MilliCpu, Name};
 
@@ -87,6 +87,13 @@ pub fn random(name: &str, dice: &mut Dice) -> ServiceSpec {
     spec.resources.cpu_reservation = MilliCpu(dice.below(3) * 300);
     spec.resources.memory_reservation = ByteSize::mib(dice.below(3) * 256);
     wishes(&mut spec, name, dice);
+    if name == "db" && dice.one_in(2) {
+        let start = dice.pick(&[StartOrder::Ordered, StartOrder::Parallel]);
+        spec.stateful = Some(Stateful {
+            start: start.unwrap_or(StartOrder::Parallel),
+            exclusive: dice.one_in(2),
+        });
+    }
     spec
 }
 

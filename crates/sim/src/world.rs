@@ -46,7 +46,9 @@ pub enum Event {
     ProposalLate(ProposalId),
     /// The leader's controller hears of new changes.
     ControllerFeed(usize, u32),
-    /// A session hears of new changes.
+    /// The leader finds out whom new changes concern.
+    RouterFeed(usize, u32),
+    /// A session has something to tell.
     SessionFeed(ConnectionId),
     /// An agent asks a server for a session.
     Dialled(usize, u32, usize),
@@ -192,6 +194,7 @@ impl World {
             Event::Answered(id, outcome) => self.proposal_ends(id, Some(outcome)),
             Event::ProposalLate(id) => self.proposal_ends(id, None),
             Event::ControllerFeed(server, life) => self.controller_feed(server, life),
+            Event::RouterFeed(server, life) => self.router_feed(server, life),
             Event::SessionFeed(connection) => self.session_feed(connection),
             Event::Dialled(node, life, server) => self.dialled(node, life, server),
             Event::Delivered(connection, up) => self.delivered(connection, up),

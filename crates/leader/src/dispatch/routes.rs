@@ -22,11 +22,13 @@ pub struct Pending {
     pub keys: BTreeSet<ItemKey>,
     /// The networks that the node takes part in may be others.
     pub networks: bool,
+    /// Anything may have changed: only a complete set says it.
+    pub everything: bool,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.keys.is_empty() && !self.networks
+        self.keys.is_empty() && !self.networks && !self.everything
     }
 }
 
@@ -88,6 +90,9 @@ impl Routes {
             .collect();
         self.state = state;
         self.count_members();
+        for pending in self.pending.values_mut() {
+            pending.everything = true;
+        }
     }
 
     /// The state went on. Returns the nodes with a session that have something to be told.

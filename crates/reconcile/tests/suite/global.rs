@@ -1,7 +1,9 @@
 //! One replica on every eligible node.
 
+use gantry_model::MilliCpu;
 use gantry_model::object::{Availability, NodeStatus};
-use gantry_model::spec::Mode;
+use gantry_model::spec::{Mode, UpdateOrder};
+use gantry_reconcile::converged;
 
 use crate::world::World;
 use crate::world::people::plain;
@@ -73,4 +75,24 @@ fn only_nodes_that_satisfy_the_constraints_get_one() {
     let mut on: Vec<_> = world.endpoints(id).iter().filter_map(|one| one.node).collect();
     on.sort();
     assert_eq!(on, [nodes[0], nodes[2]]);
+}
+
+/// Elsewhere than on its node it cannot start, and on its node there is no room for two.
+#[test]
+fn a_successor_that_finds_no_room_on_its_node_lets_the_old_one_go_first() {
+    let (mut world, _) = World::with_nodes(3);
+    let mut spec = plain(Mode::Global);
+    spec.resources.cpu_reservation = MilliCpu(2_500);
+    spec.update.order = UpdateOrder::StartFirst;
+    let id = world.apply_spec("agent", spec.clone());
+    world.rounds(6);
+    spec.restart_generation += 1;
+    world.apply_spec("agent", spec);
+    for _ in 0..40 {
+        world.rounds(1);
+        let serving = world.endpoints(id).len();
+        assert!(serving >= 2, "one at a time {:#?}", world.describe());
+    }
+    let progress = converged(&world.state, id);
+    assert!(progress.done && progress.updated == 3, "{:#?}", world.describe());
 }

@@ -67,7 +67,7 @@ pub(super) async fn launch(
     let saved = record.clone();
     let save = async move {
         let _held = folder.lock().await;
-        let saved = blocking(move || store.save(&saved)).await;
+        let saved = blocking(move || store.announce(&saved)).await;
         saved.map_err(|problem| ours(&problem))
     };
     let content = content(parts, &record, ready);

@@ -1,6 +1,7 @@
 //! Records of containers on disk, written whole or not at all.
 //!
-//! A record of a container that goes with its end is not forced to the disk: after a loss of power there is nothing to go on with.
+//! A record is forced to the disk where it must outlive a loss of power: when the container was made, and whenever it became
+//! something else. One of a container that goes with its end never is, for then there is nothing to go on with.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,6 +11,15 @@ use std::path::{Path, PathBuf};
 use gantry_model::{Class, Problem, ReplicaId};
 
 use super::record::Record;
+
+/// What of a record is forced to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Force {
+    Nothing,
+    Content,
+    /// Also that it replaces the one before.
+    Replacement,
+}
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -41,10 +51,20 @@ impl RecordStore {
 
     /// Saves a record, unless the container's folder is gone.
     pub(crate) fn save(&self, record: &Record) -> Result<(), Problem> {
+        self.write(record, Force::Replacement)
+    }
+
+    /// As [`RecordStore::save`], for the next agent, which finds it even if this one is killed now; after a loss of power it may
+    /// find the record before this one. Says before a start what only the start makes true: its processes would be lost, too.
+    pub(crate) fn announce(&self, record: &Record) -> Result<(), Problem> {
+        self.write(record, Force::Content)
+    }
+
+    fn write(&self, record: &Record, force: Force) -> Result<(), Problem> {
+        let force = if record.spec.auto_remove { Force::Nothing } else { force };
         let folder = self.container(record.id);
         let (path, fresh) = (folder.join("record.json"), folder.join("record.new"));
         let text = serde_json::to_vec(record).expect("types of the model have text keys and no failing serializers");
-        let durable = !record.spec.auto_remove;
         let write = || -> io::Result<()> {
             let mut options = OpenOptions::new();
             let mut file = options
@@ -54,11 +74,12 @@ impl RecordStore {
                 .mode(0o600)
                 .open(&fresh)?;
             file.write_all(&text)?;
-            if durable {
+            // Whatever is found under the name later is whole.
+            if force != Force::Nothing {
                 file.sync_data()?;
             }
             fs::rename(&fresh, &path)?;
-            if durable {
+            if force == Force::Replacement {
                 File::open(&folder)?.sync_all()
             } else {
                 Ok(())

@@ -187,6 +187,24 @@ pub(crate) fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
     })
 }
 
+/// As [`write`], several values one after the other, each in a write of its own.
+pub(crate) fn write_lines(path: &Path, values: &[String]) -> Result<(), CgroupError> {
+    let failed = |value: &str| {
+        let value = value.to_string();
+        move |source| CgroupError::Write {
+            path: path.to_path_buf(),
+            value,
+            source,
+        }
+    };
+    let Some(first) = values.first() else { return Ok(()) };
+    let opened = std::fs::File::options().write(true).open(path);
+    let mut file = opened.map_err(failed(first))?;
+    values
+        .iter()
+        .try_for_each(|value| std::io::Write::write_all(&mut file, value.as_bytes()).map_err(failed(value)))
+}
+
 /// A limit, and what lacks when the kernel has no file for it.
 pub(crate) struct Setting<'a> {
     pub(crate) controller: &'static str,

@@ -11,7 +11,7 @@ use gantry_sys::bpf::{attach_device_program, load_device_program};
 pub use policy::{DevicePolicy, Hole};
 
 use crate::CgroupError;
-use crate::error::{read, write};
+use crate::error::{read, write, write_lines};
 use crate::group::At;
 
 /// Kind of device.
@@ -172,15 +172,17 @@ fn apply_v1(group: &Path, policy: &DevicePolicy) -> Result<(), CgroupError> {
         let (same, other): (Vec<DeviceRule>, Vec<DeviceRule>) = current
             .exceptions()
             .partition(|rule| policy.exceptions().any(|wanted| wanted == *rule));
-        for rule in other {
-            write(&group.join(to_default), &rule.to_string())?;
-        }
+        write_each(&group.join(to_default), other)?;
         kept = same;
     }
-    for rule in policy.exceptions().filter(|rule| !kept.contains(rule)) {
-        write(&group.join(to_exception), &rule.to_string())?;
-    }
-    Ok(())
+    let missing = policy.exceptions().filter(|rule| !kept.contains(rule));
+    write_each(&group.join(to_exception), missing)
+}
+
+/// The kernel takes one rule per write.
+fn write_each(path: &Path, rules: impl IntoIterator<Item = DeviceRule>) -> Result<(), CgroupError> {
+    let texts: Vec<String> = rules.into_iter().map(|rule| rule.to_string()).collect();
+    write_lines(path, &texts)
 }
 
 fn apply_v2(group: &Path, policy: &DevicePolicy) -> Result<(), CgroupError> {

@@ -359,6 +359,7 @@ fn service(name: &str, vip: Ipv4Addr) -> Item {
         networks: BTreeMap::from([("shop_default".to_string(), network)]),
         ports: Vec::new(),
         endpoints: Vec::new(),
+        ingress: None,
     })
 }
 

@@ -22,9 +22,13 @@ impl Env for System {
     }
 
     fn monotonic(&self) -> DurationMs {
+        DurationMs(self.monotonic_us() / 1000)
+    }
+
+    fn monotonic_us(&self) -> u64 {
         static START: OnceLock<Instant> = OnceLock::new();
         let elapsed = START.get_or_init(Instant::now).elapsed();
-        DurationMs(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+        u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
     }
 
     fn fill_random(&self, buffer: &mut [u8]) {

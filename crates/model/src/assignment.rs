@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::net::Ipv4Net;
 use crate::object::{DataRecord, ServiceNetwork, Slot};
 use crate::phase::Desired;
-use crate::spec::{EndpointMode, PortSpec, ServiceSpec};
+use crate::spec::{EndpointMode, IngressRule, PortSpec, ServiceSpec};
 use crate::{DataId, Name, NodeId, ReplicaId, ServiceId};
 
 /// One item of an agent's set. The tag is not `kind`: configs and secrets have a field of that name.
@@ -27,7 +27,7 @@ pub enum Item {
     Service(ServiceItem),
     /// Another node and the addresses behind it.
     Peer(PeerItem),
-    /// A config or secret that a replica of this node uses.
+    /// A config or secret that this node uses.
     Data(DataRecord),
 }
 
@@ -130,6 +130,9 @@ pub struct ServiceItem {
     /// Replicas that may get traffic, in order of id.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+    /// What of it the HTTP ingress of every node serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<ServiceIngress>,
 }
 
 /// A replica that may get traffic.
@@ -143,6 +146,25 @@ pub struct Endpoint {
     pub address: Ipv4Addr,
     /// The position it fills.
     pub slot: Slot,
+}
+
+/// A service as the HTTP ingress of a node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceIngress {
+    /// Which requests are its own.
+    pub rules: Vec<IngressRule>,
+    /// How requests are split while a canary is tried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<TrafficSplit>,
+}
+
+/// A share of the requests for some of the endpoints; the rest is for the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficSplit {
+    /// The share in percent (0 to 100), whatever the number of replicas.
+    pub percent: u32,
+    /// Endpoints that run the new revision.
+    pub replicas: Vec<ReplicaId>,
 }
 
 /// Another node.

@@ -90,6 +90,7 @@ prop_compose! {
             networks: networks.into_iter().map(attached).collect(),
             ports,
             endpoints: endpoints.into_values().collect(),
+            ingress: None,
         }
     }
 }

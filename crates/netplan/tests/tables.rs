@@ -50,6 +50,7 @@ fn service(id: u64, namespace: &str, text: &str, networks: &[&str]) -> ServiceIt
         networks: networks.iter().enumerate().map(attached).collect(),
         ports: Vec::new(),
         endpoints: vec![endpoint(HERE, 2), endpoint(ELSEWHERE, 3)],
+        ingress: None,
     }
 }
 

@@ -43,6 +43,7 @@ const LAYERS: &[(&str, &str, u8)] = &[
     ("crates/registry", "gantry-registry", 2),
     ("crates/build", "gantry-build", 3),
     ("crates/network", "gantry-network", 3),
+    ("crates/ingress", "gantry-ingress", 3),
     ("agent", "gantry-agent", 4),
     ("control-plane", "gantry-control-plane", 4),
     ("crates/cli", "gantry-cli", 5),

@@ -19,6 +19,9 @@ use super::{Action, Change, Decision, Draft, data, diff, images};
 pub fn apply(state: &State, env: &dyn Env, application: &Application, keep_missing: bool) -> Result<Decision, Problem> {
     let mut draft = Draft::new(state, env);
     let data = data::resolve(&mut draft, application)?;
+    let decided = |service: &&Service| !keep_missing || application.services.contains_key(&service.name);
+    let decided = state.services_in(&application.namespace).filter(decided);
+    draft.ingress.release(decided.map(|service| service.id));
     for (name, spec) in &application.services {
         let mut spec = spec.clone();
         images::pin(state, &mut spec, &format!("service {}/{name}", application.namespace))?;
@@ -137,6 +140,7 @@ fn create_service(draft: &mut Draft<'_>, namespace: &Name, name: &Name, spec: Se
     let now = draft.env.now();
     let ports = draft.network.ports(&object, id, &spec.ports)?;
     let networks = draft.network.attach(&object, name, &spec, None)?;
+    draft.ingress.take(&object, id, &spec.ingress)?;
     draft.require.push(Precondition::ServiceNameFree(QualifiedName {
         namespace: namespace.clone(),
         name: name.clone(),
@@ -217,6 +221,7 @@ pub(super) fn update_service(
     service.networks = draft
         .network
         .attach(&existing.object(), &existing.name, &spec, Some(existing))?;
+    draft.ingress.take(&existing.object(), existing.id, &spec.ingress)?;
     service.spec = Arc::new(spec);
     service.updated_at = draft.env.now();
     if rollout {

@@ -23,6 +23,9 @@ impl Versions {
         for mount in &mut spec.container.secrets {
             mount.id = self.0.get(&(DataKind::Secret, mount.source.clone())).copied();
         }
+        for secret in spec.ingress.iter_mut().flat_map(|rule| rule.secrets_mut()) {
+            secret.id = self.0.get(&(DataKind::Secret, secret.source.clone())).copied();
+        }
     }
 }
 
@@ -121,12 +124,15 @@ pub fn stored_now(draft: &Draft<'_>) -> BTreeMap<(DataKind, Name), DataId> {
 /// Refers a spec to newer content of the configs and secrets that it uses; says whether there was any.
 pub fn renew(state: &State, spec: &mut ServiceSpec, newest: &BTreeMap<(DataKind, Name), DataId>) -> bool {
     let container = &mut spec.container;
+    let mounts = container.configs.iter_mut().chain(&mut container.secrets);
+    let certificates = spec.ingress.iter_mut().flat_map(|rule| rule.secrets_mut());
+    let mounted = mounts.map(|mount| &mut mount.id);
     let mut any = false;
-    for mount in container.configs.iter_mut().chain(&mut container.secrets) {
-        let used = mount.id.and_then(|id| state.data(id));
+    for id in mounted.chain(certificates.map(|secret| &mut secret.id)) {
+        let used = id.and_then(|id| state.data(id));
         let newer = used.and_then(|used| newest.get(&(used.kind, used.name.clone())));
         if let Some(newer) = newer {
-            mount.id = Some(*newer);
+            *id = Some(*newer);
             any = true;
         }
     }

@@ -8,6 +8,7 @@ mod cron;
 mod data;
 mod diff;
 mod images;
+mod ingress;
 mod network;
 mod operate;
 mod steer;
@@ -65,6 +66,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) ops: Vec<Op>,
     pub(crate) changes: Vec<Change>,
     pub(crate) network: network::Addresses,
+    pub(crate) ingress: ingress::Taken,
 }
 
 impl<'a> Draft<'a> {
@@ -76,6 +78,7 @@ impl<'a> Draft<'a> {
             ops: Vec::new(),
             changes: Vec::new(),
             network: network::Addresses::of(state),
+            ingress: ingress::Taken::of(state),
         }
     }
 

@@ -10,6 +10,7 @@ use gantry_model::spec::{PortMode, ServiceSpec};
 use gantry_model::{NodeId, ReplicaId, ServiceId};
 use gantry_state::{Change, Key, Object, State};
 
+use super::ingress;
 use super::shared::Shared;
 
 /// The item that `node`, which takes part in `networks`, should have under `key`, or none when it should have none.
@@ -39,7 +40,7 @@ pub fn item(
                         .any(|mount| mount.id == Some(*id))
                 })
             });
-            used.then(|| shared.item(state, key))?
+            (used || ingress::uses(state, *id)).then(|| shared.item(state, key))?
         }
     }
 }
@@ -66,6 +67,13 @@ pub fn all_keys(state: &State, shared: &Shared, node: NodeId, networks: &BTreeSe
             .map(|other| ItemKey::Peer(other.id)),
     );
     keys.extend(shared.everywhere().map(ItemKey::Service));
+    keys.extend(
+        shared
+            .everywhere()
+            .filter_map(|id| state.service(id))
+            .flat_map(ingress::secrets)
+            .map(ItemKey::Data),
+    );
     keys.extend(
         networks
             .iter()
@@ -135,6 +143,7 @@ pub fn affected(state: &State, node: NodeId, change: &Change, keys: &mut BTreeSe
             }
             Object::Service(service) => {
                 keys.insert(ItemKey::Service(service.id));
+                keys.extend(ingress::secrets(service).map(ItemKey::Data));
             }
             Object::Replica(replica) => {
                 keys.insert(ItemKey::Service(replica.service));
@@ -245,12 +254,13 @@ fn service_item(state: &State, service: &Service) -> ServiceItem {
         networks: service.networks.clone(),
         ports: service.ports.clone(),
         endpoints,
+        ingress: ingress::of(state, service),
     }
 }
 
 /// Whether every node can get traffic for the service.
 pub fn is_routed_everywhere(service: &Service) -> bool {
-    service.ports.iter().any(|port| port.mode == PortMode::Ingress)
+    service.ports.iter().any(|port| port.mode == PortMode::Ingress) || !service.spec.ingress.is_empty()
 }
 
 /// Whether a node that takes part in `networks` can get traffic for the service: it publishes a port, or shares one of them.

@@ -3,6 +3,7 @@
 //! **Invariant:** pure. The session's task feeds it states and acknowledgements and sends what comes out.
 
 mod acks;
+mod ingress;
 mod items;
 mod routes;
 mod set;

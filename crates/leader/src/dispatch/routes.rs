@@ -12,6 +12,7 @@ use gantry_model::object::{Replica, Service};
 use gantry_model::{NodeId, ServiceId};
 use gantry_state::{Change, Object, State};
 
+use super::ingress;
 use super::items::{changes_peer, changes_set, changes_status, data_keys, is_routed_everywhere};
 use super::shared::Shared;
 
@@ -177,6 +178,11 @@ impl Routes {
     }
 
     fn note_service(&mut self, state: &State, change: &Change, news: &mut News) {
+        for object in [&change.before, &change.after].into_iter().flatten() {
+            if let Object::Service(service) = object.as_ref() {
+                news.everyone.extend(ingress::secrets(service).map(ItemKey::Data));
+            }
+        }
         let of = |object: &Option<std::sync::Arc<Object>>| match object.as_deref() {
             Some(Object::Service(service)) => Some((service.id, networks(service), is_routed_everywhere(service))),
             _ => None,

@@ -7,6 +7,7 @@ mod build_cache;
 mod container;
 mod cron;
 mod health;
+mod ingress;
 mod job;
 mod mount;
 mod placement;
@@ -23,6 +24,10 @@ pub use build_cache::{BuildCache, BuildCacheError};
 pub use container::{ContainerSpec, DeviceSpec, NamespaceMode, Ulimit, User, UserNamespace};
 pub use cron::{Concurrency, CronError, CronSchedule, CronSpec};
 pub use health::{HealthCheck, HealthTest};
+pub use ingress::{
+    HOST_LENGTH_MAX, HostPattern, INGRESS_RETRIES, INGRESS_RETRIES_MAX, INGRESS_TIMEOUT, IngressRedirect, IngressRule,
+    IngressTls, PathPattern, PatternError, SecretRef, UpstreamProtocol,
+};
 pub use job::JobSpec;
 pub use mount::{DataMount, Mount, MountKind, Propagation};
 pub use placement::{

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Autoscale, ContainerSpec, CronSpec, JobSpec, Placement, PortMode, PortSpec, RestartPolicy, Stateful, UpdateConfig,
+    Autoscale, ContainerSpec, CronSpec, IngressRule, JobSpec, Placement, PortMode, PortSpec, RestartPolicy, Stateful,
+    UpdateConfig,
 };
 use crate::{ByteSize, MilliCpu, Name};
 
@@ -64,6 +65,9 @@ pub struct ServiceSpec {
     /// Its replicas are not interchangeable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stateful: Option<Stateful>,
+    /// Requests that every node's HTTP ingress passes on to its replicas.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingress: Vec<IngressRule>,
 }
 
 impl ServiceSpec {

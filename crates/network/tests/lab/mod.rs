@@ -477,6 +477,7 @@ pub fn service(id: u64, name: &str, endpoints: &[&Replica]) -> ServiceItem {
         networks: BTreeMap::from([("shop_default".to_string(), network)]),
         ports: Vec::new(),
         endpoints: endpoints.iter().map(|replica| replica.endpoint()).collect(),
+        ingress: None,
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::net::Ipv4Net;
 use crate::object::{DataRecord, ServiceNetwork, Slot};
 use crate::phase::Desired;
-use crate::spec::{EndpointMode, IngressRule, PortSpec, ServiceSpec};
+use crate::spec::{EndpointMode, IngressRule, PolicyRule, PortSpec, ServiceSpec};
 use crate::{DataId, Name, NodeId, ReplicaId, ServiceId};
 
 /// One item of an agent's set. The tag is not `kind`: configs and secrets have a field of that name.
@@ -130,6 +130,13 @@ pub struct ServiceItem {
     /// Replicas that may get traffic, in order of id.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+    /// Addresses of replicas that may be alive, ready or not, in order, per network that the replica is attached to: while its
+    /// networks change, replicas of one service are on different ones.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub members: BTreeMap<String, Vec<Ipv4Addr>>,
+    /// Who may open connections to it; whoever shares a network when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Vec<PolicyRule>>,
     /// What of it the HTTP ingress of every node serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<ServiceIngress>,

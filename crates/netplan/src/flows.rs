@@ -15,6 +15,8 @@ use crate::Plan;
 #[must_use]
 pub fn render_flows(plan: &Plan, table: &str) -> String {
     let (replicas, subnet, marker) = (plan.replica_pool, plan.gateway.subnet, flows_marker(plan));
+    // To the routes the node itself is as little a way out as a replica that is gone.
+    let gateway = plan.gateway.address;
     format!(
         "add table ip {table}\n\
          delete table ip {table}\n\
@@ -24,13 +26,13 @@ pub fn render_flows(plan: &Plan, table: &str) -> String {
          add chain ip {table} post {{ type filter hook postrouting priority 90; policy accept; }}\n\
          add rule ip {table} post ct state new ct status dnat meta l4proto tcp ip daddr {replicas} ct timeout set \"brief\"\n\
          add chain ip {table} strays {{ type filter hook prerouting priority -90; policy accept; }}\n\
-         add rule ip {table} strays ip daddr {subnet} tcp flags & (syn | rst) == 0 fib daddr oif missing reject with tcp reset\n"
+         add rule ip {table} strays ip daddr {subnet} ip daddr != {gateway} tcp flags & (syn | rst) == 0 fib daddr oif missing reject with tcp reset\n"
     )
 }
 
 /// An empty chain whose presence says that the table is as this plan wants it.
 #[must_use]
 pub fn flows_marker(plan: &Plan) -> String {
-    let words = format!("v1_{}_{}", plan.replica_pool, plan.gateway.subnet);
+    let words = format!("v2_{}_{}", plan.replica_pool, plan.gateway.subnet);
     words.replace(['.', '/'], "_")
 }

@@ -9,6 +9,7 @@
 
 mod diff;
 mod flows;
+mod isolation;
 mod network;
 mod plan;
 mod render;
@@ -22,4 +23,4 @@ pub use network::{LocalReplica, NodeNetwork, Peer};
 pub use plan::{Gateway, Plan, Warning};
 pub use render::{render_commands, render_nft};
 pub use ruleset::{Chain, Command, Key, Rule, Ruleset, Set, SetKind};
-pub use zone::{Answer, Client, Zone};
+pub use zone::{Answer, Client, Named, Owner, Place, Zone};

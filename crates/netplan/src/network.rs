@@ -104,17 +104,12 @@ impl NodeNetwork {
 
 impl From<&ReplicaItem> for LocalReplica {
     fn from(replica: &ReplicaItem) -> Self {
-        let network_name = |(key, attachment): (&Name, &gantry_model::spec::NetworkAttachment)| {
-            if attachment.network.is_empty() {
-                format!("{}_{key}", replica.namespace)
-            } else {
-                attachment.network.clone()
-            }
-        };
+        let networks = replica.spec.networks.iter();
+        let names = networks.map(|(key, attachment)| attachment.name_in(&replica.namespace, key));
         Self {
             address: replica.address,
             namespace: replica.namespace.clone(),
-            networks: replica.spec.networks.iter().map(network_name).collect(),
+            networks: names.collect(),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use gantry_model::assignment::ServiceItem;
 use gantry_model::spec::{PortMode, PortSpec, Protocol};
 
+use crate::isolation::{self, CONFINED, FIXED_SETS, POLICED, Table};
 use crate::{Chain, Key, NodeNetwork, Rule, Ruleset, Set, SetKind, Warning};
 
 /// Virtual address → chain.
@@ -51,6 +52,7 @@ impl Rules {
             let pair = Key::Pair(replica.address, replica.address);
             rules.add_element(HAIRPIN, pair, None);
         }
+        isolation::isolate(network, &mut rules);
         for service in network.services.values() {
             rules.add_virtual_addresses(service);
             for port in &service.ports {
@@ -60,16 +62,24 @@ impl Rules {
         rules
     }
 
+    /// The virtual address of each network leads to the replicas that are on it, which are mostly all.
     fn add_virtual_addresses(&mut self, service: &ServiceItem) {
-        let to = addresses(service, |_| true);
-        let vips: Vec<Ipv4Addr> = service.networks.values().filter_map(|network| network.vip).collect();
-        if to.is_empty() || vips.is_empty() {
-            return;
-        }
-        let chain = format!("svc_{}", service.id);
-        self.add_balance(chain.clone(), Rule::Balance { to, port: None });
-        for vip in vips {
-            self.add_element(VIPS, Key::Address(vip), Some(chain.clone()));
+        let all = addresses(service, |_| true);
+        for (index, (name, attached)) in service.networks.iter().enumerate() {
+            let Some(vip) = attached.vip else { continue };
+            let members: BTreeSet<Ipv4Addr> = isolation::members(service, name).collect();
+            let to: Vec<Ipv4Addr> = all.iter().copied().filter(|one| members.contains(one)).collect();
+            if to.is_empty() {
+                continue;
+            }
+            let mut chain = format!("svc_{}", service.id);
+            if to != all {
+                chain = format!("{chain}_{index}");
+            }
+            if !self.ruleset.chains.contains_key(&chain) {
+                self.add_balance(chain.clone(), Rule::Balance { to, port: None });
+            }
+            self.add_element(VIPS, Key::Address(vip), Some(chain));
         }
     }
 
@@ -147,6 +157,24 @@ impl Rules {
     }
 }
 
+impl Table for Rules {
+    fn set(&mut self, name: &str, kind: SetKind) {
+        if !self.ruleset.sets.contains_key(name) {
+            let elements = BTreeMap::new();
+            self.ruleset.sets.insert(name.to_string(), Set { kind, elements });
+        }
+    }
+
+    fn element(&mut self, set: &str, key: Key, chain: Option<String>) {
+        self.add_element(set, key, chain);
+    }
+
+    fn chain(&mut self, name: String, rules: Vec<String>) {
+        let rules = rules.into_iter().map(Rule::Text).collect();
+        self.ruleset.chains.insert(name, Chain { hook: None, rules });
+    }
+}
+
 /// Ready replicas on the nodes that pass, sorted.
 fn addresses(service: &ServiceItem, node: impl Fn(gantry_model::NodeId) -> bool) -> Vec<Ipv4Addr> {
     let endpoints = service.endpoints.iter().filter(|endpoint| node(endpoint.node));
@@ -163,12 +191,12 @@ fn empty_sets() -> BTreeMap<String, Set> {
         (CLOSED_AT, "ipv4_addr . inet_proto . inet_service", false),
         (HAIRPIN, "ipv4_addr . ipv4_addr", false),
     ];
-    let set = |(name, key_type, verdicts): (&str, &'static str, bool)| {
+    let declared = declared.map(|(name, key_type, verdicts)| (name, SetKind { key_type, verdicts }));
+    let set = |(name, kind): (&str, SetKind)| {
         let elements = BTreeMap::new();
-        let kind = SetKind { key_type, verdicts };
         (name.to_string(), Set { kind, elements })
     };
-    declared.into_iter().map(set).collect()
+    declared.into_iter().chain(FIXED_SETS).map(set).collect()
 }
 
 /// Chains that depend on the pools alone.
@@ -181,7 +209,8 @@ fn base_chains(network: &NodeNetwork) -> BTreeMap<String, Chain> {
         (name.to_string(), Chain { hook, rules })
     };
     let text = |text: &str| text.to_string();
-    BTreeMap::from([
+    let published = isolation::published(network);
+    let mut chains = BTreeMap::from([
         chain(
             "pre_nat",
             Some("type nat hook prerouting priority -100"),
@@ -213,6 +242,8 @@ fn base_chains(network: &NodeNetwork) -> BTreeMap<String, Chain> {
                 text("ip saddr . ip daddr @hairpin masquerade"),
                 // From outside to a replica of another node: the answer must come back through here.
                 format!("ct status dnat ip saddr != {replicas} ip daddr {replicas} ip daddr != {subnet} masquerade"),
+                // From a replica by a published port, which is open to all: that node does not know of the port any more.
+                format!("{published} ip saddr {replicas} ip daddr {replicas} ip daddr != {subnet} masquerade"),
                 format!("ip saddr {subnet} ip daddr != {replicas} ip daddr != {vips} masquerade"),
             ],
         ),
@@ -220,7 +251,11 @@ fn base_chains(network: &NodeNetwork) -> BTreeMap<String, Chain> {
             "martians",
             Some("type filter hook prerouting priority -300"),
             // route_localnet, needed for published ports at 127.0.0.1, would let neighbours reach the node's loopback services.
-            &[text("iifname != \"lo\" ip daddr 127.0.0.0/8 drop")],
+            &[
+                text("iifname != \"lo\" ip daddr 127.0.0.0/8 drop"),
+                // A replica bears its own address and no other: its link is the only way there.
+                text("iifname \"gv*\" fib saddr . iif oif missing drop"),
+            ],
         ),
         chain(
             "in",
@@ -228,12 +263,19 @@ fn base_chains(network: &NodeNetwork) -> BTreeMap<String, Chain> {
             &[
                 text("ct state new ip daddr . meta l4proto . th dport @closed_at goto refuse"),
                 text("ct state new meta l4proto . th dport @closed goto refuse"),
+                format!("ip saddr @{CONFINED} goto confine"),
             ],
         ),
         chain(
             "forward",
             Some("type filter hook forward priority -10"),
-            &[format!("ip daddr {vips} goto refuse")],
+            &[
+                format!("ip daddr {vips} goto refuse"),
+                text("ct state established,related accept"),
+                text("jump egress"),
+                text("jump ingress"),
+                format!("ip daddr vmap @{POLICED}"),
+            ],
         ),
         chain(
             "out",
@@ -258,5 +300,10 @@ fn base_chains(network: &NodeNetwork) -> BTreeMap<String, Chain> {
                 text("reject with icmp type port-unreachable"),
             ],
         ),
-    ])
+    ]);
+    for (name, rules) in isolation::base_rules(network) {
+        let (name, chain) = chain(name, None, &rules);
+        chains.insert(name, chain);
+    }
+    chains
 }

@@ -80,7 +80,7 @@ prop_compose! {
     ) -> ServiceItem {
         let attached = |network: u8| {
             let vip = (!dnsrr).then(|| Ipv4Addr::new(10, 192, network, id as u8));
-            (format!("net{network}"), ServiceNetwork { vip, names: vec![format!("alias{}", id % 2)] })
+            (format!("net{network}"), ServiceNetwork { vip, names: vec![format!("alias{}", id % 2)], ..ServiceNetwork::default() })
         };
         ServiceItem {
             id: ServiceId(id),
@@ -90,6 +90,8 @@ prop_compose! {
             networks: networks.into_iter().map(attached).collect(),
             ports,
             endpoints: endpoints.into_values().collect(),
+            members: BTreeMap::new(),
+            policy: None,
             ingress: None,
         }
     }

@@ -40,7 +40,14 @@ fn service(id: u64, namespace: &str, text: &str, networks: &[&str]) -> ServiceIt
     let attached = |(index, network): (usize, &&str)| {
         let vip = Some(Ipv4Addr::new(10, 192, index as u8, id as u8));
         let names = vec![text.to_string(), "alias".to_string()];
-        (network.to_string(), ServiceNetwork { vip, names })
+        (
+            network.to_string(),
+            ServiceNetwork {
+                vip,
+                names,
+                ..ServiceNetwork::default()
+            },
+        )
     };
     ServiceItem {
         id: ServiceId(id),
@@ -50,6 +57,8 @@ fn service(id: u64, namespace: &str, text: &str, networks: &[&str]) -> ServiceIt
         networks: networks.iter().enumerate().map(attached).collect(),
         ports: Vec::new(),
         endpoints: vec![endpoint(HERE, 2), endpoint(ELSEWHERE, 3)],
+        members: BTreeMap::new(),
+        policy: None,
         ingress: None,
     }
 }
@@ -304,6 +313,81 @@ fn names_resolve_by_network() {
 }
 
 #[test]
+fn slots_ports_and_addresses_have_names_on_shared_networks_alone() {
+    let (mut network, client) = with_client(network(), "shop", &["front"]);
+    let mut web = service(7, "shop", "web", &["front"]);
+    web.ports = vec![PortSpec {
+        name: Some("http".to_string()),
+        ..port(8080, PortMode::Ingress)
+    }];
+    network.add_service(web);
+    network.add_service(service(8, "shop", "db", &["back"]));
+    let mut third = service(9, "shop", "third", &["front"]);
+    third.endpoints = vec![Endpoint {
+        address: Ipv4Addr::new(10, 128, 3, 9),
+        ..endpoint(ELSEWHERE, 9)
+    }];
+    third.members = BTreeMap::from([("back".to_string(), vec![Ipv4Addr::new(10, 128, 3, 9)])]);
+    network.add_service(third);
+    let zone = network.plan().zone;
+    let [here, there] = [[1, 2], [2, 3]].map(|[node, host]| Ipv4Addr::new(10, 128, node, host));
+    let slots: [(&str, Option<&[Ipv4Addr]>); 7] = [
+        ("web.2", Some(&[here])),
+        ("WEB.3.shop.", Some(&[there])),
+        ("alias.3", Some(&[there])),
+        ("web.4", Some(&[])),
+        ("web.x", None),
+        ("db.2", None),
+        ("tasks.third", Some(&[])),
+    ];
+    for (name, expected) in slots {
+        assert_eq!(zone.lookup(client, name).as_deref(), expected, "{name}");
+    }
+    for (name, expected) in [
+        ("_http._tcp.web", Some(2)),
+        ("_80._tcp.web.shop", Some(2)),
+        ("_81._tcp.web", Some(0)),
+        ("_http._udp.web", Some(0)),
+        ("_http._tcp.db", None),
+        ("_http.web", None),
+    ] {
+        let places = zone.places(client, name);
+        assert_eq!(places.as_ref().map(Vec::len), expected, "{name}");
+        let first = places.into_iter().flatten().next();
+        assert!(first.is_none_or(|place| (place.name.as_str(), place.address, place.port) == ("web.2.shop", here, 80)));
+    }
+    for (address, expected) in [
+        (Ipv4Addr::new(10, 192, 0, 7), Some("web.shop")),
+        (here, Some("web.2.shop")),
+        (Ipv4Addr::new(10, 192, 0, 8), None),
+        (Ipv4Addr::new(10, 128, 3, 9), None),
+    ] {
+        assert_eq!(zone.name_of(client, address).as_deref(), expected, "{address}");
+    }
+    assert_eq!(
+        zone.name_of(Ipv4Addr::new(10, 128, 1, 51), here),
+        None,
+        "to an address that is no replica's"
+    );
+}
+
+#[test]
+fn names_from_outside_are_for_those_who_can_get_there() {
+    for (networks, leads_outside) in [(&["back"][..], false), (&["back", "front"], true), (&["front"], true)] {
+        let (mut network, client) = with_client(network(), "shop", networks);
+        let mut web = service(7, "shop", "web", &["back", "front"]);
+        web.networks.get_mut("back").expect("it is attached").internal = true;
+        network.add_service(web);
+        let plan = network.plan();
+        assert_eq!(plan.zone.leads_outside(client), leads_outside, "{networks:?}");
+        let confined = plan.ruleset.sets["confined"]
+            .elements
+            .contains_key(&Key::Address(client));
+        assert_eq!(confined, !leads_outside, "{networks:?}");
+    }
+}
+
+#[test]
 fn round_robin_answers_with_replicas_even_where_there_are_none() {
     let (mut network, client) = with_client(network(), "shop", &["front"]);
     let mut web = service(7, "shop", "web", &["front"]);
@@ -372,11 +456,16 @@ fn ten_thousand_services_of_ten_replicas_resolve_each_to_their_own() {
         assert_eq!(tasks.len(), 10, "tasks.web{id}");
     }
 
-    // One endpoint less costs one chain, not ten thousand.
+    // One endpoint less costs one chain and one element, not ten thousand.
     let before = plan;
     let changed = network.services.get_mut(&ServiceId(5_000)).expect("it was added");
     changed.endpoints.pop();
     let change = gantry_netplan::diff(&before, &network.plan());
-    assert_eq!(change.commands.len(), 2, "{:?}", change.commands);
+    assert_eq!(
+        change.commands.len(),
+        3,
+        "its chain and its place on the network: {:?}",
+        change.commands
+    );
     assert_eq!(change.endpoints_gone.len(), 1);
 }

@@ -1,12 +1,15 @@
-//! Tracked UDP connections of endpoints that left.
+//! Tracked connections to endpoints that left.
 //!
 //! A TCP connection ends with its endpoint; a UDP client that keeps its source port would be sent to the departed endpoint for as
-//! long as it keeps talking, so its entry is deleted and its next packet is balanced anew.
+//! long as it keeps talking, so its entry is deleted and its next packet is balanced anew. So is a TCP connection that was never
+//! answered: its client asks again, and may be answered by somebody else.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Status, Tuple,
+};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -16,18 +19,37 @@ use rtnetlink::sys::{Socket, SocketAddr};
 
 use crate::NetworkError;
 
+/// Which entries are deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Udp,
+    UnansweredTcp,
+}
+
 /// Deletes the UDP entries whose answers would come from a departed address; how many there were.
 pub(crate) async fn forget_udp(departed: impl Fn(Ipv4Addr) -> bool + Send + 'static) -> Result<usize, NetworkError> {
-    let deleted = tokio::task::spawn_blocking(move || delete_entries(&departed)).await;
+    forget(Which::Udp, departed).await
+}
+
+/// Deletes the TCP entries whose first answer would come from a departed address; how many there were. An endpoint that drains
+/// may be about to answer, so this is not for the moment of its departure.
+pub(crate) async fn forget_unanswered(
+    departed: impl Fn(Ipv4Addr) -> bool + Send + 'static,
+) -> Result<usize, NetworkError> {
+    forget(Which::UnansweredTcp, departed).await
+}
+
+async fn forget(which: Which, departed: impl Fn(Ipv4Addr) -> bool + Send + 'static) -> Result<usize, NetworkError> {
+    let deleted = tokio::task::spawn_blocking(move || delete_entries(which, &departed)).await;
     let deleted = deleted.unwrap_or_else(|panic| Err(io::Error::other(panic)));
     deleted.map_err(|source| NetworkError::Conntrack { source })
 }
 
-fn delete_entries(departed: &dyn Fn(Ipv4Addr) -> bool) -> io::Result<usize> {
+fn delete_entries(which: Which, departed: &dyn Fn(Ipv4Addr) -> bool) -> io::Result<usize> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    let stale = stale_entries(&socket, departed)?;
+    let stale = stale_entries(&socket, which, departed)?;
     for original in &stale {
         let original = vec![ConntrackAttribute::CtaTupleOrig(original.clone())];
         send(&socket, ConntrackMessage::Delete(original), NLM_F_REQUEST | NLM_F_ACK)?;
@@ -37,25 +59,31 @@ fn delete_entries(departed: &dyn Fn(Ipv4Addr) -> bool) -> io::Result<usize> {
 }
 
 /// Original directions of the entries to delete.
-fn stale_entries(socket: &Socket, departed: &dyn Fn(Ipv4Addr) -> bool) -> io::Result<Vec<Vec<Tuple>>> {
+fn stale_entries(socket: &Socket, which: Which, departed: &dyn Fn(Ipv4Addr) -> bool) -> io::Result<Vec<Vec<Tuple>>> {
     send(socket, ConntrackMessage::Get(Vec::new()), NLM_F_REQUEST | NLM_F_DUMP)?;
     let mut stale = Vec::new();
     receive(socket, |attributes| {
-        let (mut original, mut matches) = (None, false);
+        let (mut original, mut matches, mut answered) = (None, false, false);
         for attribute in attributes {
             match attribute {
                 ConntrackAttribute::CtaTupleOrig(tuples) => original = Some(tuples),
-                ConntrackAttribute::CtaTupleReply(tuples) => matches = answers_from(&tuples, departed),
+                ConntrackAttribute::CtaTupleReply(tuples) => matches = answers_from(&tuples, which, departed),
+                ConntrackAttribute::CtaStatus(status) => answered = status.contains(Status::SeenReply),
                 _ => {}
             }
         }
-        stale.extend(original.filter(|_| matches));
+        let is_stale = matches && (which == Which::Udp || !answered);
+        stale.extend(original.filter(|_| is_stale));
     })?;
     Ok(stale)
 }
 
-fn answers_from(reply: &[Tuple], departed: &dyn Fn(Ipv4Addr) -> bool) -> bool {
-    let (mut udp, mut matches) = (false, false);
+fn answers_from(reply: &[Tuple], which: Which, departed: &dyn Fn(Ipv4Addr) -> bool) -> bool {
+    let protocol = match which {
+        Which::Udp => Protocol::Udp,
+        Which::UnansweredTcp => Protocol::Tcp,
+    };
+    let (mut is_protocol, mut matches) = (false, false);
     for tuple in reply {
         match tuple {
             Tuple::Ip(parts) => {
@@ -64,11 +92,11 @@ fn answers_from(reply: &[Tuple], departed: &dyn Fn(Ipv4Addr) -> bool) -> bool {
                     _ => false,
                 });
             }
-            Tuple::Proto(parts) => udp |= parts.contains(&ProtoTuple::Protocol(Protocol::Udp)),
+            Tuple::Proto(parts) => is_protocol |= parts.contains(&ProtoTuple::Protocol(protocol)),
             _ => {}
         }
     }
-    udp && matches
+    is_protocol && matches
 }
 
 fn send(socket: &Socket, message: ConntrackMessage, flags: u16) -> io::Result<()> {

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use gantry_model::ReplicaId;
@@ -15,6 +16,7 @@ use gantry_model::net::Ipv4Net;
 use gantry_netplan::{Change, Gateway, Plan, Warning, diff, render_commands, render_nft};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, RwLock};
+use tokio::task::JoinSet;
 
 use crate::endpoint::{self, Endpoint};
 use crate::links::{Link, Links};
@@ -22,6 +24,9 @@ use crate::node::{self, Names};
 use crate::routes::{SERVICE_PROTOCOL, Target};
 use crate::watch::{Disturbance, Watch};
 use crate::{Connections, NetworkError, conntrack, firewall, flows, namespace, nft, sockets};
+
+/// An endpoint that still answers does so sooner; a client that hears nothing asks again after as long (RFC 6298, 2.1).
+const ANSWER_SECONDS_MAX: Duration = Duration::from_secs(1);
 
 /// What a data path calls its things; two on one machine need different ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +73,8 @@ pub struct NodeDatapath {
     /// What replicas need to know, from the last application.
     base: ArcSwapOption<Base>,
     watch: Watch,
+    /// Entries of connections to be deleted a moment later.
+    forgetting: StdMutex<JoinSet<()>>,
     /// Held to write while replicas' links are looked at as a whole: none is half made then.
     replicas: RwLock<()>,
 }
@@ -94,6 +101,7 @@ impl NodeDatapath {
             links: Links::open(&Handle::current())?,
             applied: Mutex::new(None),
             base: ArcSwapOption::empty(),
+            forgetting: StdMutex::default(),
             watch: Watch::start(
                 vec![names.table.clone(), flows::table(&names.table)],
                 SERVICE_PROTOCOL.into(),
@@ -244,6 +252,7 @@ impl NodeDatapath {
         if !change.endpoints_gone.is_empty() {
             let gone = change.endpoints_gone.clone();
             conntrack::forget_udp(move |address| gone.contains(&address)).await?;
+            self.forget_unanswered_later(change.endpoints_gone.clone());
         }
         Ok(Report {
             changed: !change.is_empty(),
@@ -251,6 +260,18 @@ impl NodeDatapath {
             foreign_firewall: before.report.foreign_firewall,
             warnings: plan.warnings.clone(),
         })
+    }
+
+    /// Clients whose connection nobody answered are sent to somebody else when they ask again.
+    fn forget_unanswered_later(&self, gone: BTreeSet<Ipv4Addr>) {
+        let mut forgetting = self.forgetting.lock().unwrap_or_else(PoisonError::into_inner);
+        while forgetting.try_join_next().is_some() {}
+        forgetting.spawn(async move {
+            tokio::time::sleep(ANSWER_SECONDS_MAX).await;
+            if let Err(error) = conntrack::forget_unanswered(move |address| gone.contains(&address)).await {
+                tracing::warn!(%error, "connections that nobody answered are not sent elsewhere");
+            }
+        });
     }
 
     async fn commit_rules(&self, change: &Change, plan: &Plan) -> Result<(), NetworkError> {

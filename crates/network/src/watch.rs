@@ -81,12 +81,7 @@ impl Watch {
         let links = open(NETLINK_ROUTE, &[GROUP_LINK, GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE])?;
         let (seen, own) = (Arc::new(Seen::default()), Arc::new(OwnChanges::default()));
         let tasks = [
-            tokio::spawn(watch_rules(
-                rules,
-                tables,
-                Arc::clone(&own),
-                Arc::clone(&seen),
-            )),
+            tokio::spawn(watch_rules(rules, tables, Arc::clone(&own), Arc::clone(&seen))),
             tokio::spawn(watch_links(links, protocol, Arc::clone(&seen))),
         ];
         Ok(Self { seen, own, tasks })
@@ -299,7 +294,11 @@ mod tests {
         assert_eq!(change_of(&other, &tables), None);
         let unpadded = HEADER_LENGTH + NETFILTER_HEADER_LENGTH + 4 + "gantry_local".len() + 1;
         for length in 0..unpadded {
-            assert_eq!(change_of(&other[..length], &["gantry_local".to_string()]), None, "cut at {length}");
+            assert_eq!(
+                change_of(&other[..length], &["gantry_local".to_string()]),
+                None,
+                "cut at {length}"
+            );
         }
     }
 

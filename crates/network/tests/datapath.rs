@@ -12,7 +12,8 @@ use gantry_model::ReplicaId;
 use gantry_model::spec::{PortMode, Protocol};
 use gantry_network::NodeDatapath;
 use lab::{
-    Lab, OUTSIDE, REFUSAL_MAX, ask_tcp, ask_udp, ask_udp_from, eventually, port, service, timed, underlay_address, vip,
+    Lab, NETWORK, OUTSIDE, REFUSAL_MAX, ask_tcp, ask_udp, ask_udp_from, eventually, port, service, timed,
+    underlay_address, vip,
 };
 use tokio::net::UdpSocket;
 
@@ -21,6 +22,13 @@ const BALANCED_TRIES: usize = 40;
 
 fn at(address: Ipv4Addr, port: u16) -> SocketAddr {
     SocketAddr::from((address, port))
+}
+
+/// Rules without their order: a table that grew has its chains in another one than a table made at once.
+fn sorted_lines(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
+    lines.sort_unstable();
+    lines
 }
 
 #[test]
@@ -299,7 +307,7 @@ fn applying_again_changes_nothing_and_a_new_agent_finds_its_replicas() {
     lab.publish(&service(1, "web", &[&two]));
     let node = &lab.nodes[0];
     assert!(!node.apply().changed);
-    let rules = node.machine.command("nft list ruleset");
+    let rules = sorted_lines(&node.machine.command("nft list ruleset"));
     let links = node.machine.ip("-o link show");
 
     let config = node.config.clone();
@@ -315,7 +323,7 @@ fn applying_again_changes_nothing_and_a_new_agent_finds_its_replicas() {
     });
     assert_eq!(path, one.path);
     assert_eq!(fresh.list().expect("the folder can be read"), [one.id]);
-    assert_eq!(node.machine.command("nft list ruleset"), rules);
+    assert_eq!(sorted_lines(&node.machine.command("nft list ruleset")), rules);
     assert_eq!(node.machine.ip("-o link show"), links);
     let to = at(one.address, 80);
     assert_eq!(two.run(move || ask_tcp(to)).expect("it still answers").0, one.name);
@@ -445,7 +453,8 @@ fn an_address_used_again_works_at_once() {
     let mut held = Vec::new();
     for id in 20..25 {
         let address = Ipv4Addr::new(10, 128, 1, 50);
-        let node = &lab.nodes[0];
+        let node = &mut lab.nodes[0];
+        node.plan_replica(ReplicaId(id), "shop", &[NETWORK], address);
         let path = node.attach(ReplicaId(id), address);
         let served = node.machine.inside(&path, || async {
             tokio::net::TcpListener::bind("0.0.0.0:80").await.is_ok()
@@ -579,16 +588,12 @@ fn what_others_remove_or_change_comes_back_by_itself() {
     node.machine.ip("route add 192.0.2.0/24 dev eth0");
     let gateway = node.plan().gateway.address;
     let table = node.config.table.clone();
-    // Without their order: a table that grew has its chains in another one than a table made at once.
     let rules = || {
         let listed = node
             .machine
             .try_command(&format!("nft list table ip {table}"))
             .expect("nft runs");
-        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-        let mut lines: Vec<String> = text.lines().map(str::to_string).collect();
-        lines.sort_unstable();
-        lines
+        sorted_lines(&String::from_utf8_lossy(&listed.stdout))
     };
     let link = format!("gv{}", one.id);
     let bridge = node.config.link.clone();

@@ -42,7 +42,6 @@ fn publish(lab: &mut Lab, target: u16, replica: &Replica) {
     web.ports = vec![port(PUBLISHED, Protocol::Tcp, PortMode::Ingress)];
     web.ports[0].target = target;
     lab.publish(&web);
-
 }
 
 /// Takes the replica's link away, as the end of its last process does.
@@ -69,7 +68,9 @@ fn a_port_whose_connection_was_reset_leads_to_a_replica_that_is_there() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 old.run(move || async move {
-                    let listener = TcpListener::bind(("0.0.0.0", ODD_PORT)).await.expect("the port is free");
+                    let listener = TcpListener::bind(("0.0.0.0", ODD_PORT))
+                        .await
+                        .expect("the port is free");
                     ready.send(()).expect("the test waits");
                     let (stream, _) = listener.accept().await.expect("a client comes");
                     stream.set_zero_linger().expect("a socket can be made to reset");
@@ -139,8 +140,28 @@ fn the_table_of_flows_stays_when_the_rules_are_replaced_and_comes_back_when_some
             }
         };
         let disturbance = timeout(NOTICED_MAX, noticed).await;
-        datapath.repair(&plan, disturbance.expect("the removal is noticed")).await
+        datapath
+            .repair(&plan, disturbance.expect("the removal is noticed"))
+            .await
     });
     repaired.expect("the plan is applied again");
     assert_ne!(handle(), first, "it is a new table");
+}
+
+#[test]
+fn a_client_that_nobody_answered_is_answered_by_another_once_its_endpoint_left() {
+    let mut lab = Lab::start(2);
+    let (old, new) = (lab.nodes[1].replica(21), lab.nodes[0].replica(11));
+    publish(&mut lab, 80, &old);
+    lab.nodes[1].machine.ip("link set eth0 down");
+    let silence = lab
+        .outside
+        .run(|| async { connect().await.err().map(|error| error.kind()) });
+    assert_eq!(silence, Some(io::ErrorKind::TimedOut));
+    publish(&mut lab, 80, &new);
+    // The same port again and again: each try would keep the memory of the first alive.
+    eventually("an answer", || {
+        let answer = lab.outside.run(|| async { read(&mut connect().await?).await });
+        answer.is_ok_and(|answer| answer.starts_with(&new.name))
+    });
 }

@@ -394,3 +394,47 @@ fn the_server_ends_when_told_to() {
     });
     assert!(ended);
 }
+
+#[test]
+fn ports_and_addresses_are_named_over_the_wire() {
+    let mut names = Names::start();
+    let node = &mut names.lab.nodes[0];
+    let (one, two) = (node.replica(11), node.replica(12));
+    let stranger = node.replica_on(13, "bank", &["bank_default"]);
+    let mut web = service(1, "web", &[&one, &two]);
+    web.ports = vec![lab::port(8080, Protocol::Tcp, PortMode::Ingress)];
+    names.publish(&web);
+    let answer = ask(&one, "_80._tcp.web.", RecordType::SRV);
+    let said = |message: &Message| -> BTreeSet<String> {
+        message.answers.iter().map(|record| record.data.to_string()).collect()
+    };
+    let expected = ["0 0 80 web.11.shop.", "0 0 80 web.12.shop."].map(str::to_string);
+    assert_eq!(said(&answer), BTreeSet::from(expected));
+    assert_eq!(
+        answer.additionals.len(),
+        2,
+        "the addresses that the client asks for next"
+    );
+    assert_eq!(addresses(&ask(&one, "web.12.", RecordType::A)), [two.address]);
+    let [_, b, c, d] = two.address.octets();
+    let reverse = format!("{d}.{c}.{b}.10.in-addr.arpa.");
+    let expected = BTreeSet::from(["web.12.shop.".to_string()]);
+    assert_eq!(said(&ask(&one, &reverse, RecordType::PTR)), expected);
+    let hidden = ask(&stranger, &reverse, RecordType::PTR);
+    assert_eq!(hidden.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(
+        names.asked_outside.load(Ordering::Relaxed),
+        0,
+        "nothing of this leaves the cluster"
+    );
+    assert_eq!(addresses(&ask(&one, "example.org.", RecordType::A)), [FOREIGN]);
+    let attached = web.networks.get_mut("shop_default").expect("it is attached");
+    attached.internal = true;
+    names.publish(&web);
+    let confined = ask(&one, "example.org.", RecordType::A);
+    assert_eq!(
+        confined.metadata.response_code,
+        ResponseCode::NXDomain,
+        "not even what is remembered"
+    );
+}

@@ -129,7 +129,13 @@ impl Addresses {
                     None => self.free_vip(object)?,
                 }),
             };
-            networks.insert(attachment.network.clone(), ServiceNetwork { vip, names });
+            let network = ServiceNetwork {
+                vip,
+                names,
+                internal: attachment.internal,
+                policy: attachment.policy.clone(),
+            };
+            networks.insert(attachment.network.clone(), network);
         }
         Ok(networks)
     }

@@ -1,7 +1,7 @@
 //! One item of a node's set, computed from the state; and which items a change may affect.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use gantry_model::assignment::{Endpoint, Item, ItemKey, NodeItem, PeerItem, ReplicaItem, ServiceItem};
@@ -254,8 +254,27 @@ fn service_item(state: &State, service: &Service) -> ServiceItem {
         networks: service.networks.clone(),
         ports: service.ports.clone(),
         endpoints,
+        members: members(state, service),
+        policy: service.spec.policy.clone(),
         ingress: ingress::of(state, service),
     }
+}
+
+/// Addresses of the service's replicas that may be alive, by network of their own revision.
+fn members(state: &State, service: &Service) -> BTreeMap<String, Vec<Ipv4Addr>> {
+    let mut members: BTreeMap<String, Vec<Ipv4Addr>> = BTreeMap::new();
+    let replicas = state.replicas_of(service.id);
+    for replica in replicas.filter(|replica| !replica.observed.phase.is_terminal()) {
+        let (Some(address), Some(spec)) = (replica.address, spec_of(state, replica)) else {
+            continue;
+        };
+        for (key, attachment) in &spec.networks {
+            let name = attachment.name_in(&service.namespace, key);
+            members.entry(name).or_default().push(address);
+        }
+    }
+    members.values_mut().for_each(|addresses| addresses.sort_unstable());
+    members
 }
 
 /// Whether every node can get traffic for the service.

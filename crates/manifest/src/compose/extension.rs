@@ -9,7 +9,7 @@ use gantry_model::spec::{
 };
 
 use super::scalar::{choice, integer, name, parsed, some_text};
-use super::{Context, keys, workload};
+use super::{Context, keys, policy, workload};
 use crate::yaml::cursor::Cursor;
 
 const RULES: &[(&str, NeighbourRule)] = &[("with", NeighbourRule::With), ("apart", NeighbourRule::Apart)];
@@ -55,6 +55,7 @@ pub(crate) fn extend(service: &Cursor<'_>, own: &Name, spec: &mut ServiceSpec, c
         spec.placement.max_unavailable = at.read("max_unavailable", parsed);
     }
     workload::extend(&extension, spec);
+    spec.policy = extension.read("policy", |at| policy::policy(at, &context.namespace));
     if let Some(at) = extension.get("reserve") {
         reserve(&at, spec);
     }

@@ -274,7 +274,10 @@ pub(crate) const MOUNT_TMPFS: &[Key] = &[("size", Read), ("mode", Read)];
 
 pub(crate) const ATTACHMENT: &[Key] = &[
     ("aliases", Read),
-    ("interface_name", Refused("the interfaces are eth0, eth1, …; remove it")),
+    (
+        "interface_name",
+        Refused("a replica has one interface, eth0, for all its networks; remove it"),
+    ),
     (
         "ipv4_address",
         Refused("replicas get addresses from the cluster; use the service's name or an alias"),
@@ -289,7 +292,7 @@ pub(crate) const ATTACHMENT: &[Key] = &[
     ),
     ("mac_address", Refused("addresses come from the cluster; remove it")),
     ("driver_opts", Ignored("networks have one driver, the cluster's own")),
-    ("priority", Ignored("networks are attached in the order of their names")),
+    ("priority", Ignored("a replica has one interface for all its networks")),
     ("gw_priority", Ignored("all networks share one way out")),
 ];
 
@@ -323,7 +326,7 @@ pub(crate) const NETWORK: &[Key] = &[
     ("driver", Read),
     ("driver_opts", Read),
     ("ipam", Ignored("subnets come from the cluster's pool")),
-    ("attachable", Silent),
+    ("attachable", Read),
     ("enable_ipv4", Read),
     ("enable_ipv6", Ignored("networks have IPv4 addresses only")),
 ];
@@ -396,16 +399,9 @@ pub(crate) const X_GANTRY: &[Key] = &[
     ("job", Read),
     ("cron", Read),
     ("stateful", Read),
+    ("policy", Read),
     ("autoscale", Read),
 ];
-pub(crate) const AUTOSCALE: &[Key] = &[
-    ("min", Read),
-    ("max", Read),
-    ("cpu", Read),
-    ("memory", Read),
-    ("schedule", Read),
-];
-pub(crate) const AUTOSCALE_SCHEDULE: &[Key] = &[("from", Read), ("time_zone", Read), ("min", Read), ("max", Read)];
 pub(crate) const ROLLOUT: &[Key] = &[
     ("batch", Read),
     ("progress_deadline", Read),
@@ -432,6 +428,9 @@ pub(crate) const CRON: &[Key] = &[
 ];
 pub(crate) const CRON_HISTORY: &[Key] = &[("succeeded", Read), ("failed", Read)];
 pub(crate) const STATEFUL: &[Key] = &[("start", Read), ("exclusive", Read)];
+/// `x-gantry` of a network at the top level.
+pub(crate) const X_GANTRY_NETWORK: &[Key] = &[("policy", Read)];
+pub(crate) const POLICY_RULE: &[Key] = &[("from", Read), ("ports", Read)];
 /// `x-gantry` of a volume at the top level.
 pub(crate) const X_GANTRY_VOLUME: &[Key] = &[("per_slot", Read)];
 pub(crate) const DISRUPTION: &[Key] = &[("max_unavailable", Read)];

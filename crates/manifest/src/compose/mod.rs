@@ -20,6 +20,7 @@ pub(crate) mod keys;
 mod mounts;
 mod namespaces;
 mod network;
+mod policy;
 mod ports;
 mod project;
 mod rebase;
@@ -149,8 +150,9 @@ pub(crate) fn application(root: &Cursor<'_>, mut context: Context<'_>, sink: &cr
 
 /// What services may refer to.
 fn declare(root: &Cursor<'_>, context: &mut Context<'_>) {
+    let namespace = context.namespace.clone();
     context.networks = root
-        .read("networks", |at| Some(network::networks(at)))
+        .read("networks", |at| Some(network::networks(at, &namespace)))
         .unwrap_or_default();
     context.volumes = root.read("volumes", |at| Some(mounts::volumes(at))).unwrap_or_default();
     context.configs = root.read("configs", |at| Some(data::names(at))).unwrap_or_default();

@@ -6,14 +6,14 @@ use gantry_model::Name;
 use gantry_model::spec::{NetworkAttachment, NetworkSpec};
 
 use super::scalar::{boolean, key_name, labels, name, some_text, texts};
-use super::{Context, NETWORK_DEFAULT, keys};
+use super::{Context, NETWORK_DEFAULT, keys, policy};
 use crate::yaml::cursor::Cursor;
 
 /// Drivers of Docker that mean "a network of the application", which is what every network here is.
 const DRIVERS: &[&str] = &["bridge", "overlay", "default"];
 
 /// The top level's `networks`.
-pub(crate) fn networks(at: &Cursor<'_>) -> BTreeMap<Name, NetworkSpec> {
+pub(crate) fn networks(at: &Cursor<'_>, namespace: &Name) -> BTreeMap<Name, NetworkSpec> {
     let network = |entry: &Cursor<'_>| {
         let key = key_name(entry)?;
         entry.check_keys(keys::NETWORK);
@@ -22,6 +22,10 @@ pub(crate) fn networks(at: &Cursor<'_>) -> BTreeMap<Name, NetworkSpec> {
         let spec = NetworkSpec {
             shared_name,
             internal: entry.read("internal", boolean).unwrap_or(false),
+            policy: entry.read("x-gantry", |extension| {
+                extension.check_keys(keys::X_GANTRY_NETWORK);
+                extension.read("policy", |at| policy::policy(at, namespace))
+            }),
             labels: entry.read("labels", labels).unwrap_or_default(),
         };
         Some((key, spec))
@@ -53,6 +57,11 @@ fn check_driver(at: &Cursor<'_>) {
                 ));
             }
         }
+    }
+    if let Some(attachable) = at.get("attachable")
+        && boolean(&attachable) == Some(true)
+    {
+        attachable.warn("has no effect: containers run by hand are on a network of their node");
     }
     if let Some(ipv4) = at.get("enable_ipv4")
         && boolean(&ipv4) == Some(false)
@@ -96,12 +105,8 @@ pub(crate) fn attachments(service: &Cursor<'_>, context: &Context<'_>) -> BTreeM
         let Some(name) = name else { return };
         let is_known = context.networks.contains_key(&name);
         if Context::declared(at, "network", &name, is_known, context.networks.keys()) {
-            let shared = context
-                .networks
-                .get(&name)
-                .and_then(|network| network.shared_name.as_ref());
-            let network = context.cluster_name(&name, shared);
-            attachments.insert(name, NetworkAttachment { aliases, network });
+            let attached = attachment(&name, context.networks.get(&name), aliases, context);
+            attachments.insert(name, attached);
         }
     };
     if list.is_list() {
@@ -148,11 +153,23 @@ fn default_only(context: &Context<'_>) -> BTreeMap<Name, NetworkAttachment> {
     else {
         return BTreeMap::new();
     };
-    let attachment = NetworkAttachment {
-        aliases: Vec::new(),
-        network: context.cluster_name(name, spec.shared_name.as_ref()),
-    };
-    BTreeMap::from([(name.clone(), attachment)])
+    BTreeMap::from([(name.clone(), attachment(name, Some(spec), Vec::new(), context))])
+}
+
+/// What the top level says of the network goes with every service on it.
+fn attachment(
+    key: &Name,
+    spec: Option<&NetworkSpec>,
+    aliases: Vec<String>,
+    context: &Context<'_>,
+) -> NetworkAttachment {
+    let shared = spec.and_then(|network| network.shared_name.as_ref());
+    NetworkAttachment {
+        aliases,
+        network: context.cluster_name(key, shared),
+        internal: spec.is_some_and(|network| network.internal),
+        policy: spec.and_then(|network| network.policy.clone()),
+    }
 }
 
 /// Whether the mode leaves the service on the application's network; modes that share a foreign one are refused.

@@ -6,6 +6,7 @@ mod errors;
 mod files;
 mod keys;
 mod limits;
+mod networks;
 mod never_panics;
 mod project;
 mod workloads;

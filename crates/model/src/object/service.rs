@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Rollout;
-use crate::spec::{PortSpec, ServiceSpec};
+use crate::spec::{PolicyRule, PortSpec, ServiceSpec};
 use crate::{Name, ServiceId, Timestamp};
 
 /// How many revisions of a service are kept, as Kubernetes' Deployment does (`revisionHistoryLimit` 10).
@@ -105,6 +105,12 @@ pub struct ServiceNetwork {
     /// Names it answers to there: its own and its aliases.
     #[serde(default)]
     pub names: Vec<String>,
+    /// The service says that no way leads from this network to the outside.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub internal: bool,
+    /// Who, says the service, may open connections over this network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Vec<PolicyRule>>,
 }
 
 /// One revision of a service; kept while a replica runs it, and beyond that the newest [`HISTORY_REVISIONS`].

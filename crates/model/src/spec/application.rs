@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::ServiceSpec;
+use super::{PolicyRule, ServiceSpec};
 use crate::{Bytes64, Name};
 
 /// One Compose project: everything in it belongs to its namespace; what the namespace holds beyond it is pruned by `apply`.
@@ -39,6 +39,9 @@ pub struct NetworkSpec {
     /// No route to the outside.
     #[serde(default)]
     pub internal: bool,
+    /// Who may open connections over it; all who are on it when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Vec<PolicyRule>>,
     /// Labels of the user.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

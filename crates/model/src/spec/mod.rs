@@ -11,6 +11,7 @@ mod ingress;
 mod job;
 mod mount;
 mod placement;
+mod policy;
 mod port;
 mod restart;
 mod rollout;
@@ -35,6 +36,7 @@ pub use placement::{
     PRIORITY_MAX, Placement, PlacementError, Preference, Strategy, Taint, TaintEffect, Toleration, VolumeRule,
     WEIGHT_MAX, version_parts,
 };
+pub use policy::{PolicyError, PolicyPeer, PolicyPorts, PolicyRule};
 pub use port::{PORT_AUTO_MAX, PORT_AUTO_MIN, PortMode, PortSpec, Protocol};
 pub use restart::{RestartCondition, RestartPolicy};
 pub use rollout::{CanaryStep, FailureAction, PROGRESS_DEADLINE, RolloutStrategy, UpdateConfig, UpdateOrder};

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Autoscale, ContainerSpec, CronSpec, IngressRule, JobSpec, Placement, PortMode, PortSpec, RestartPolicy, Stateful,
-    UpdateConfig,
+    Autoscale, ContainerSpec, CronSpec, IngressRule, JobSpec, Placement, PolicyRule, PortMode, PortSpec, RestartPolicy,
+    Stateful, UpdateConfig,
 };
 use crate::{ByteSize, MilliCpu, Name};
 
@@ -44,6 +44,9 @@ pub struct ServiceSpec {
     /// Networks it is attached to, by key in the application's `networks`. Empty only with `network_mode: none`.
     #[serde(default)]
     pub networks: BTreeMap<Name, NetworkAttachment>,
+    /// Who may open connections to it; whoever shares a network when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Vec<PolicyRule>>,
     /// Services that must have come so far before a replica of this one starts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub depends_on: BTreeMap<Name, Dependency>,
@@ -266,6 +269,24 @@ pub struct NetworkAttachment {
     /// The network's name in the cluster, filled in when the application is resolved: `namespace_key`, or its shared name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub network: String,
+    /// No way from it to the outside; so for all who share the network when one of them says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub internal: bool,
+    /// Who may open connections over it; when several who share the network say so, what one of them allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Vec<PolicyRule>>,
+}
+
+impl NetworkAttachment {
+    /// The network's name in the cluster, for a service of `namespace` that calls it `key`.
+    #[must_use]
+    pub fn name_in(&self, namespace: &Name, key: &Name) -> String {
+        if self.network.is_empty() {
+            format!("{namespace}_{key}")
+        } else {
+            self.network.clone()
+        }
+    }
 }
 
 /// What must be true of another service of the application first.

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gantry_netplan::Zone;
+use gantry_netplan::{Place, Zone};
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::A;
-use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
+use hickory_proto::rr::rdata::{A, PTR, SRV};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 /// How long clients may keep an answer: a replica that left must be forgotten soon.
 const TTL_SECONDS: u32 = 5;
@@ -123,13 +123,42 @@ impl Responder {
         if let Some(addresses) = query.name().and_then(|name| zone.lookup(source, &name)) {
             return Decision::Reply(self.addresses(&query, addresses));
         }
+        if let Some(places) = query.name().and_then(|name| zone.places(source, &name)) {
+            return Decision::Reply(self.places(&query, places));
+        }
         if let Ok(network) = question.name().parse_arpa_name()
             && let IpAddr::V4(address) = network.addr()
             && zone.owns(address)
         {
+            return Decision::Reply(match zone.name_of(source, address) {
+                Some(name) => pointer(&query, &name),
+                None => query.refuse(ResponseCode::NXDomain),
+            });
+        }
+        if !zone.leads_outside(source) {
             return Decision::Reply(query.refuse(ResponseCode::NXDomain));
         }
         Decision::Forward(query)
+    }
+
+    /// Where a port is, in another order each time, with the addresses that the client would ask for next.
+    fn places(&self, query: &Query, mut places: Vec<Place>) -> Vec<u8> {
+        let mut reply = query.empty_reply();
+        reply.metadata.authoritative = true;
+        let Some(question) = query.message.queries.first() else {
+            return encode(&reply);
+        };
+        if !places.is_empty() && matches!(question.query_type(), RecordType::SRV | RecordType::ANY) {
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % places.len();
+            places.rotate_left(turn);
+            for place in places {
+                let Some(target) = full_name(&place.name) else { continue };
+                let service = RData::SRV(SRV::new(0, 0, place.port, target.clone()));
+                reply.add_answer(Record::from_rdata(question.name().clone(), TTL_SECONDS, service));
+                reply.add_additional(Record::from_rdata(target, TTL_SECONDS, RData::A(A(place.address))));
+            }
+        }
+        fit(reply, query.reply_bytes_max())
     }
 
     /// The addresses, in another order each time; none, if another type of record is asked for.
@@ -149,9 +178,33 @@ impl Responder {
     }
 }
 
+fn pointer(query: &Query, name: &str) -> Vec<u8> {
+    let mut reply = query.empty_reply();
+    reply.metadata.authoritative = true;
+    if let (Some(question), Some(name)) = (query.message.queries.first(), full_name(name))
+        && matches!(question.query_type(), RecordType::PTR | RecordType::ANY)
+    {
+        let data = RData::PTR(PTR(name));
+        reply.add_answer(Record::from_rdata(question.name().clone(), TTL_SECONDS, data));
+    }
+    fit(reply, query.reply_bytes_max())
+}
+
+/// None for what a name server cannot say, such as a label that is too long.
+fn full_name(name: &str) -> Option<Name> {
+    let mut full = Name::from_labels(name.split('.').map(str::as_bytes)).ok()?;
+    full.set_fqdn(true);
+    Some(full)
+}
+
 /// As many of the answers as fit, said to be cut when they are not all: a client without TCP can still use them.
 fn fit(mut reply: Message, bytes_max: usize) -> Vec<u8> {
     let mut bytes = encode(&reply);
+    if bytes.len() > bytes_max {
+        // They can be asked for.
+        reply.additionals.clear();
+        bytes = encode(&reply);
+    }
     while bytes.len() > bytes_max && !reply.answers.is_empty() {
         reply.metadata.truncation = true;
         let kept = reply.answers.len() * bytes_max / bytes.len();
@@ -170,7 +223,6 @@ fn encode(reply: &Message) -> Vec<u8> {
 mod tests {
     use super::*;
     use hickory_proto::op::Query as Question;
-    use hickory_proto::rr::Name;
     use proptest::prelude::*;
 
     const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 128, 1, 2);

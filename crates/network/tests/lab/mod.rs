@@ -38,6 +38,15 @@ pub const REFUSAL_MAX: Duration = Duration::from_millis(500);
 /// For what the kernel does in its own time.
 const SETTLE_MAX: DurationMs = DurationMs(10_000);
 
+/// The network that a replica is on unless a test says otherwise.
+pub const NETWORK: &str = "shop_default";
+/// Where addresses of its replicas begin in a node's subnet.
+const FIRST_ADDRESS: u64 = 2;
+/// Where addresses of replicas on other networks begin.
+const FIRST_ADDRESS_APART: u64 = 100;
+/// A service that no test has.
+const EVERYONE: u64 = 9_999;
+
 type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// A machine: a thread in its own namespaces that runs what it is sent.
@@ -316,6 +325,7 @@ pub struct Node {
     pub network: NodeNetwork,
     pub config: Config,
     next_address: u64,
+    next_address_apart: u64,
     _run_dir: tempfile::TempDir,
 }
 
@@ -338,6 +348,7 @@ impl Node {
             labels: BTreeMap::new(),
         };
         let mut network = NodeNetwork::new(&node);
+        network.add_service(everyone(count));
         for peer in (1..=count).filter(|peer| *peer != number) {
             let subnet = format!("10.128.{peer}.0/24").parse().expect("a network");
             let address = IpAddr::V4(underlay_address(peer));
@@ -350,7 +361,8 @@ impl Node {
             datapath: Arc::new(datapath.expect("the data path opens")),
             network,
             config,
-            next_address: 2,
+            next_address: FIRST_ADDRESS,
+            next_address_apart: FIRST_ADDRESS_APART,
             _run_dir: run_dir,
         }
     }
@@ -367,25 +379,34 @@ impl Node {
 
     /// Attaches a replica in namespace `shop`, network `shop_default`, with servers in it.
     pub fn replica(&mut self, id: u64) -> Replica {
-        self.replica_on(id, "shop", &["shop_default"])
+        self.replica_on(id, "shop", &[NETWORK])
     }
 
     pub fn replica_on(&mut self, id: u64, namespace: &str, networks: &[&str]) -> Replica {
         let id = ReplicaId(id);
-        let address = self
-            .network
-            .subnet
-            .address(self.next_address)
-            .expect("the subnet is large enough");
-        self.next_address += 1;
+        let next = if networks == [NETWORK] {
+            &mut self.next_address
+        } else {
+            &mut self.next_address_apart
+        };
+        let address = self.network.subnet.address(*next).expect("the subnet is large enough");
+        *next += 1;
+        self.plan_replica(id, namespace, networks, address);
+        let path = self.attach(id, address);
+        Replica::serve(self, id, address, path)
+    }
+
+    /// Makes the replica part of the plan, and applies it.
+    pub fn plan_replica(&mut self, id: ReplicaId, namespace: &str, networks: &[&str], address: Ipv4Addr) {
         let local = LocalReplica {
             address,
             namespace: Name::new(namespace).expect("a name"),
             networks: networks.iter().map(ToString::to_string).collect(),
         };
+        // One replica has an address at a time.
+        self.network.replicas.retain(|_, other| other.address != address);
         self.network.replicas.insert(id, local);
-        let path = self.attach(id, address);
-        Replica::serve(self, id, address, path)
+        self.apply();
     }
 
     pub fn attach(&self, id: ReplicaId, address: Ipv4Addr) -> PathBuf {
@@ -401,6 +422,17 @@ impl Node {
         let torn_down = self.machine.run(move || async move { datapath.teardown().await });
         torn_down.expect("everything can be removed");
     }
+}
+
+/// All that may ever be on the network that most tests use, as members of one service.
+fn everyone(nodes: u8) -> ServiceItem {
+    let hosts = FIRST_ADDRESS..FIRST_ADDRESS_APART;
+    let addresses =
+        (1..=nodes).flat_map(|node| hosts.clone().map(move |host| Ipv4Addr::new(10, 128, node, host as u8)));
+    let mut everyone = service(EVERYONE, "everyone", &[]);
+    everyone.networks = BTreeMap::from([(NETWORK.to_string(), ServiceNetwork::default())]);
+    everyone.members = BTreeMap::from([(NETWORK.to_string(), addresses.collect())]);
+    everyone
 }
 
 pub fn underlay_address(number: u8) -> Ipv4Addr {
@@ -468,15 +500,18 @@ pub fn service(id: u64, name: &str, endpoints: &[&Replica]) -> ServiceItem {
     let network = ServiceNetwork {
         vip: Some(vip(id)),
         names: vec![name.to_string()],
+        ..ServiceNetwork::default()
     };
     ServiceItem {
         id: ServiceId(id),
         namespace: Name::new("shop").expect("a name"),
         name: Name::new(name).expect("a name"),
         endpoint_mode: EndpointMode::Vip,
-        networks: BTreeMap::from([("shop_default".to_string(), network)]),
+        networks: BTreeMap::from([(NETWORK.to_string(), network)]),
         ports: Vec::new(),
         endpoints: endpoints.iter().map(|replica| replica.endpoint()).collect(),
+        members: BTreeMap::new(),
+        policy: None,
         ingress: None,
     }
 }

@@ -16,4 +16,4 @@ pub use image::{busybox_rootfs, program_rootfs, web_rootfs};
 pub use lab::{Answer, Lab, Process};
 pub use load::{Load, Stream, Tally};
 pub use look::Container;
-pub use wait::{DEADLINE, Stopwatch, elapsed_ms, until, within};
+pub use wait::{DEADLINE, Stopwatch, elapsed_ms, machine_ms, until, within};

@@ -49,6 +49,8 @@ pub struct Tally {
     pub asked_again: u64,
     /// The longest took so long.
     pub slowest_ms: u64,
+    /// When the last of the requests that failed began, by [`machine_ms`](crate::machine_ms); 0 without one.
+    pub last_failed_at_ms: u64,
     /// Some failures.
     pub failures: Vec<String>,
 }
@@ -100,6 +102,7 @@ impl Load {
             failed: count("failed"),
             asked_again: count("asked_again"),
             slowest_ms: count("slowest_ms"),
+            last_failed_at_ms: count("last_failed_at_ms"),
             failures: failures.filter_map(|one| Some(one.as_str()?.to_string())).collect(),
             name: self.name,
         }

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
+
 /// Longest wait for anything that is not a matter of seconds by design.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -60,6 +63,16 @@ impl Stopwatch {
     pub fn ms(&self) -> u128 {
         self.elapsed().as_millis()
     }
+}
+
+/// Milliseconds on the clock that all processes of the machine share, for moments that several of them speak of.
+///
+/// # Panics
+/// When the kernel has no such clock.
+#[must_use]
+pub fn machine_ms() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has a monotonic clock");
+    now.num_milliseconds().unsigned_abs()
 }
 
 #[expect(

@@ -4,9 +4,10 @@
 //! takes a while, and asks by name from inside a container. A kept connection may be closed by its server between two requests,
 //! which clients answer by asking again (see `load`); those are printed, and are no failures.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use gantry_tests::{Cluster, Container, Lab, Load, Shape, Stopwatch, Stream, Tally, until, web_rootfs};
+use gantry_tests::{Cluster, Container, Lab, Load, Shape, Stopwatch, Stream, Tally, machine_ms, until, web_rootfs};
 
 const SHAPE: Shape = Shape {
     servers: 3,
@@ -95,6 +96,24 @@ impl Site {
         site
     }
 
+    /// The replicas of a service that are wanted.
+    fn ids(&self, service: &str) -> BTreeSet<String> {
+        let replicas = self.cluster.replicas(service).unwrap_or_default();
+        let id = |replica: serde_json::Value| Some(replica["id"].as_str()?.to_string());
+        replicas.into_iter().filter_map(id).collect()
+    }
+
+    /// Others serve in place of these.
+    fn settled_without(&self, lost: &BTreeSet<String>) {
+        until("others serve in place of what was lost", || {
+            let ready = self.cluster.until_ready("web", REPLICAS);
+            let stays = ready
+                .iter()
+                .find(|replica| lost.contains(replica["id"].as_str().unwrap_or_default()));
+            stays.map_or(Ok(()), |replica| Err(replica["id"].to_string()))
+        });
+    }
+
     /// The containers that ask from inside, one on each node.
     fn clients(&self) -> Vec<Container> {
         let clients = self.cluster.until_ready("client", SHAPE.agents);
@@ -153,7 +172,7 @@ impl Site {
         });
     }
 
-    fn streams<'a>(&self, clients: &'a [Container]) -> Vec<Stream<'a>> {
+    fn streams<'a>(&self, hosts: &[String], clients: &'a [Container]) -> Vec<Stream<'a>> {
         let stream = |name: String, target: String, path, keep, connections| Stream {
             name,
             host: "h1",
@@ -164,7 +183,6 @@ impl Site {
             connections,
         };
         let mesh = |host: &String| format!("{}:8080", Lab::address(host));
-        let hosts = self.cluster.agents();
         let fresh = hosts
             .iter()
             .map(|host| stream(format!("{host} fresh"), mesh(host), "/", false, 2));
@@ -189,10 +207,25 @@ impl Site {
 
     /// The same, with nobody asking from inside on the node `without`.
     fn under_load_without(&self, without: &str, what: &str, event: impl FnOnce()) -> u64 {
+        let inside = |client: &Container| client.host != without;
+        let tallies = self.tallies(what, |_| true, inside, event);
+        tallies.iter().map(|tally| tally.failed).sum()
+    }
+
+    /// Lets `event` happen while `nodes` are asked from outside and the services from inside `clients`.
+    fn tallies(
+        &self,
+        what: &str,
+        nodes: impl Fn(&str) -> bool,
+        clients: impl Fn(&Container) -> bool,
+        event: impl FnOnce(),
+    ) -> Vec<Tally> {
         let program: &Path = &self.program;
-        let mut clients = self.clients();
-        clients.retain(|client| client.host != without);
-        let streams = self.streams(&clients);
+        let mut inside = self.clients();
+        inside.retain(clients);
+        let mut hosts = self.cluster.agents();
+        hosts.retain(|host| nodes(host));
+        let streams = self.streams(&hosts, &inside);
         let loads: Vec<Load> = streams
             .iter()
             .map(|stream| self.cluster.load(program, stream))
@@ -218,13 +251,13 @@ impl Site {
                 );
             }
         }
-        failed
+        tallies
     }
 }
 
-/// Requests that may fail in one of these tests, though none should: in four runs on one machine, of 80,000 requests each, 1, 2, 0
-/// and 0 new connections were refused or had no route, for a reason not known yet.
-const DROPPED_MAX: u64 = 5;
+/// After what is not planned, new connections succeed from so long after it was noticed. On a machine with cores to spare it takes
+/// a tenth of that; what is asserted has room for one that has none.
+const NOTICED_MS_MAX: u64 = 2_000;
 
 const FIRST: Wanted<'_> = Wanted {
     version: "1",
@@ -278,10 +311,7 @@ fn no_request_is_dropped_by_anything_that_is_planned() {
             let _ = site.gantry(&["node", "activate", &host]);
         });
     }
-    assert!(
-        failed <= DROPPED_MAX,
-        "{failed} requests failed, see above; known are {DROPPED_MAX} at most"
-    );
+    assert_eq!(failed, 0, "see above");
 }
 
 #[test]
@@ -313,8 +343,74 @@ fn no_request_is_dropped_by_agents_and_leaders_that_end() {
         site.settled(REPLICAS);
         cluster.start_server(&leader);
     });
-    assert!(
-        failed <= DROPPED_MAX,
-        "{failed} requests failed, see above; known are {DROPPED_MAX} at most"
+    assert_eq!(failed, 0, "see above");
+}
+
+#[test]
+fn what_is_not_planned_costs_only_the_connections_that_were_on_it() {
+    let site = Site::start(FIRST);
+    let cluster = &site.cluster;
+    let web: BTreeSet<String> = site.ids("web");
+    let everywhere = cluster.containers_everywhere();
+    let victim = everywhere.iter().find(|one| web.contains(&one.replica));
+    let victim = victim.expect("a replica of the service runs").clone();
+    let mut killed_at = 0;
+    let tallies = site.tallies(
+        "a replica is killed",
+        |_| true,
+        |_| true,
+        || {
+            let _ = cluster
+                .lab
+                .exec(&victim.host, &["kill", "-KILL", &victim.pid.to_string()])
+                .ok();
+            // An agent hears of the end of a container at once.
+            killed_at = machine_ms();
+            until("its container is started anew", || {
+                match cluster.containers(&victim.host).get(&victim.replica) {
+                    Some(pid) if *pid != victim.pid => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            });
+            site.settled(REPLICAS);
+        },
     );
+    assert_over(&tallies, killed_at);
+
+    let host = cluster.agents().pop().expect("there are agents");
+    let on_it: BTreeSet<String> = cluster.containers(&host).into_keys().collect();
+    let mut noticed_at = 0;
+    let reachable = |name: &str| name != host;
+    let tallies = site.tallies(
+        "a node is cut off",
+        reachable,
+        |client| reachable(&client.host),
+        || {
+            cluster.lab.cut(&host);
+            until("the loss of the node is noticed", || {
+                let node = cluster.json(&["node", "inspect", &host])?;
+                if node["status"] == "down" {
+                    Ok(())
+                } else {
+                    Err(node["status"].to_string())
+                }
+            });
+            noticed_at = machine_ms();
+            site.settled_without(&on_it);
+        },
+    );
+    assert_over(&tallies, noticed_at);
+    cluster.lab.heal(&host);
+}
+
+/// Nothing failed that began late after it was noticed.
+fn assert_over(tallies: &[Tally], noticed_at_ms: u64) {
+    let last = tallies
+        .iter()
+        .map(|tally| tally.last_failed_at_ms)
+        .max()
+        .unwrap_or_default();
+    let after = last.saturating_sub(noticed_at_ms);
+    println!("FIGURE traffic: the last request that failed began {after} ms after it was noticed");
+    assert!(after <= NOTICED_MS_MAX, "{tallies:?}");
 }

@@ -8,11 +8,16 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gantry_tests::Stopwatch;
+use gantry_tests::{Stopwatch, machine_ms};
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde_json::json;
 
 /// No request takes longer, the slow page included.
@@ -37,6 +42,7 @@ struct Tally {
     failed: u64,
     asked_again: u64,
     slowest_ms: u128,
+    last_failed_at_ms: u64,
     failures: Vec<String>,
 }
 
@@ -80,7 +86,7 @@ fn main() {
     println!(
         "{}",
         json!({"requests": sum.requests, "failed": sum.failed, "asked_again": sum.asked_again,
-            "slowest_ms": sum.slowest_ms as u64, "failures": sum.failures})
+            "slowest_ms": sum.slowest_ms as u64, "last_failed_at_ms": sum.last_failed_at_ms, "failures": sum.failures})
     );
 }
 
@@ -90,6 +96,7 @@ impl Tally {
         self.failed += other.failed;
         self.asked_again += other.asked_again;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
+        self.last_failed_at_ms = self.last_failed_at_ms.max(other.last_failed_at_ms);
         self.failures.extend(other.failures);
         self.failures.truncate(DESCRIBED_MAX);
     }
@@ -99,7 +106,7 @@ impl Plan {
     fn run(&self) -> Tally {
         let (mut tally, mut kept) = (Tally::default(), None);
         while !self.over.load(Ordering::Relaxed) {
-            let watch = Stopwatch::start();
+            let (watch, began_at_ms) = (Stopwatch::start(), machine_ms());
             let mut done = self.request(&mut kept);
             if let Err(failure) = &done
                 && failure.unanswered
@@ -113,6 +120,7 @@ impl Plan {
             if let Err(failure) = done {
                 kept = None;
                 tally.failed += 1;
+                tally.last_failed_at_ms = began_at_ms;
                 let (at, took) = (self.since.ms(), watch.ms());
                 tally
                     .failures
@@ -147,7 +155,7 @@ impl Plan {
     fn connect(&self) -> io::Result<Connection> {
         let addresses: Vec<SocketAddr> = self.target.to_socket_addrs()?.collect();
         let address = addresses.first().ok_or_else(|| io::Error::other("no address"))?;
-        let stream = TcpStream::connect_timeout(address, PATIENCE)?;
+        let stream = connect(*address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(BufReader::new(stream))
@@ -176,6 +184,32 @@ impl Plan {
         }
         let rest = read_rest(connection);
         rest.map_err(|error| failure(format!("in the answer: {error}"), false))
+    }
+}
+
+/// A failure names the port that the connection had here, by which it is found in connection tables.
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let SocketAddr::V4(address) = address else {
+        return TcpStream::connect_timeout(&address, PATIENCE);
+    };
+    let socket = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // Linux bounds connecting by the limit for sending (socket(7)).
+    socket::setsockopt(
+        &socket,
+        SendTimeout,
+        &TimeVal::seconds(PATIENCE.as_secs().cast_signed()),
+    )?;
+    match socket::connect(socket.as_raw_fd(), &SockaddrIn::from(address)) {
+        Ok(()) => Ok(TcpStream::from(socket)),
+        Err(errno) => {
+            let own: Result<SockaddrIn, _> = socket::getsockname(socket.as_raw_fd());
+            let port = own.map(|own| own.port()).unwrap_or_default();
+            let error = match errno {
+                Errno::EINPROGRESS => io::Error::new(io::ErrorKind::TimedOut, "no answer"),
+                errno => io::Error::from(errno),
+            };
+            Err(io::Error::new(error.kind(), format!("from port {port}: {error}")))
+        }
     }
 }
 

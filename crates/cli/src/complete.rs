@@ -17,7 +17,7 @@ use crate::output;
 /// Nobody waits longer for a completion.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Arguments of `gantry completion`.
+// Arguments of `gantry completion`.
 #[derive(Debug, Args)]
 pub struct CompletionArgs {
     /// The shell; put the output into its start-up file, such as `source <(gantry completion bash)`

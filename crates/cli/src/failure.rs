@@ -1,7 +1,6 @@
 //! How a command ends badly: the one place where problems become exit codes.
 
 use std::io;
-use std::process::ExitCode;
 
 use gantry_model::{Class, Problem};
 
@@ -30,13 +29,13 @@ impl Failure {
     pub const SAID: Self = Self::Exit(EXIT_FAILED);
 
     /// Says it on standard error, and gives the exit code.
-    pub fn report(&self) -> ExitCode {
+    pub fn report(&self) -> u8 {
         match self {
             Self::Problem(problem) => {
                 eprint!("{}", render(problem, style::on_stderr()));
-                ExitCode::from(EXIT_FAILED)
+                EXIT_FAILED
             }
-            Self::Exit(code) => ExitCode::from(*code),
+            Self::Exit(code) => *code,
         }
     }
 }

@@ -15,6 +15,7 @@ mod failure;
 mod output;
 mod terminal;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -27,11 +28,12 @@ const DAEMON_THREADS: usize = 2;
 
 fn main() -> ExitCode {
     if let Some(code) = commands::oci::called_for(std::env::args_os()) {
-        return code;
+        leave(code);
     }
     clap_complete::CompleteEnv::with_factory(Cli::command).complete();
     let cli = Cli::parse_from(commands::build::spelling(std::env::args_os()));
-    let runtime = if cli.command.is_daemon() {
+    let is_daemon = cli.command.is_daemon();
+    let runtime = if is_daemon {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(DAEMON_THREADS)
             .enable_all()
@@ -48,10 +50,19 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(Failure::from(error)),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+    let code = outcome.map_or_else(|failure| failure.report(), |()| 0);
+    if is_daemon {
+        return ExitCode::from(code);
     }
+    leave(code)
+}
+
+/// Ends a command without the exit handlers of libraries, which free memory that the kernel frees anyway. Daemons take the long
+/// way, since the database has something to close.
+fn leave(code: u8) -> ! {
+    // Whoever closed standard output has been told, or does not care.
+    drop(std::io::stdout().flush());
+    gantry_sys::process::exit_now(i32::from(code))
 }
 
 async fn run(cli: Cli) -> Outcome {

@@ -13,7 +13,7 @@ use gantry_model::{ByteSize, MilliCpu};
 use super::daemon::{self, JoinArgs, LogArgs};
 use crate::failure::Outcome;
 
-/// Arguments of `gantry agent`.
+// Arguments of `gantry agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// Folder of the agent: identity, images, volumes, logs
@@ -39,7 +39,7 @@ pub struct AgentArgs {
     log: LogArgs,
 }
 
-/// What the machine is and has; also of `gantry dev`.
+// What the machine is and has; also of `gantry dev`.
 #[derive(Debug, Clone, Args)]
 pub struct NodeArgs {
     /// Label of the machine, `engine.labels.KEY` in constraints

@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::failure::Outcome;
 use crate::output::{self, Column, Table};
 
-/// Arguments of `gantry apply`.
+// Arguments of `gantry apply`.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub struct ApplyArgs {
     wait: WaitArgs,
 }
 
-/// Arguments of `gantry plan`.
+// Arguments of `gantry plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub struct PlanArgs {
     supply: SupplyArgs,
 }
 
-/// Arguments of `gantry delete`.
+// Arguments of `gantry delete`.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     #[command(flatten)]

@@ -11,7 +11,7 @@ use crate::args::Global;
 use crate::failure::Outcome;
 use crate::output;
 
-/// Arguments of `gantry check`.
+// Arguments of `gantry check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     #[command(flatten)]

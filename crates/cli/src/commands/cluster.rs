@@ -23,6 +23,7 @@ use crate::failure::Outcome;
 use crate::output::{self, Column, Table, age};
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Make a new cluster, with this machine's server as its first
     Init(InitArgs),
@@ -43,7 +44,7 @@ pub enum Command {
     TransferLeader(TransferArgs),
 }
 
-/// Arguments of `gantry cluster init`.
+// Arguments of `gantry cluster init`.
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// Folder of the server
@@ -81,7 +82,7 @@ pub struct InitArgs {
     placement: Strategy,
 }
 
-/// Arguments of `gantry cluster join`.
+// Arguments of `gantry cluster join`.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
     /// The token, of `gantry cluster token create admin`

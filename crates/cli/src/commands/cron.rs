@@ -18,6 +18,7 @@ use crate::failure::Outcome;
 use crate::output::{self, Column, Table, age};
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// List cron jobs
     Ls,

@@ -24,7 +24,7 @@ const INTERRUPTED: i32 = 130;
 /// An address of the documentation range (RFC 5737): nothing is sent there, it only asks for the default route.
 const ANYWHERE: &str = "192.0.2.1:9";
 
-/// How to join a cluster; needed only the first time.
+// How to join a cluster; needed only the first time.
 #[derive(Debug, Clone, Default, Args)]
 pub struct JoinArgs {
     /// Servers of the cluster to join
@@ -71,7 +71,7 @@ const QUIETER: [(&str, &str); 4] = [
     ("rustls", "info"),
 ];
 
-/// What is logged, and how.
+// What is logged, and how.
 #[derive(Debug, Clone, Args)]
 pub struct LogArgs {
     /// What to log: error, warn, info, debug, trace, also per part such as info,gantry_raft=debug

@@ -29,7 +29,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Wait before it is asked again.
 const START_PAUSE: Duration = Duration::from_millis(50);
 
-/// Arguments of `gantry dev`.
+// Arguments of `gantry dev`.
 #[derive(Debug, Args)]
 pub struct DevArgs {
     /// Folder of server and agent

@@ -13,7 +13,7 @@ use crate::client::{Client, Read, parse, stream_problem};
 use crate::failure::Outcome;
 use crate::output::{self, Format, age};
 
-/// Arguments of `gantry events`.
+// Arguments of `gantry events`.
 #[derive(Debug, Args)]
 pub struct EventsArgs {
     /// Go on with what happens from now on

@@ -28,7 +28,7 @@ const INPUTS_MAX: usize = 16;
 /// Input is read in pieces of this many bytes, the size of a pipe's buffer page times four.
 const INPUT_BYTES: usize = 16 * 1024;
 
-/// Arguments of `gantry exec`.
+// Arguments of `gantry exec`.
 #[derive(Debug, Args)]
 pub struct ExecArgs {
     /// Pass this terminal's or pipe's input on

@@ -13,7 +13,7 @@ use crate::complete;
 use crate::failure::Outcome;
 use crate::output::{self, style};
 
-/// Arguments of `gantry explain`.
+// Arguments of `gantry explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// Service, SERVICE.SLOT, id of a replica, or node

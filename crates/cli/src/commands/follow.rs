@@ -20,7 +20,7 @@ use crate::terminal;
 /// Wait before a broken watch is taken up again.
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
 
-/// Arguments of commands that can wait.
+// Arguments of commands that can wait.
 #[derive(Debug, Clone, Args)]
 pub struct WaitArgs {
     /// Wait until everything is as wanted, with live progress

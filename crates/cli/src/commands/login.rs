@@ -21,7 +21,7 @@ const REGISTRY_DEFAULT: &str = "docker.io";
 /// How this machine's operator says that registries are reached; agents read the same file.
 const SETTINGS: &str = "/etc/gantry/registries.json";
 
-/// Arguments of `gantry login`.
+// Arguments of `gantry login`.
 #[derive(Debug, Args)]
 pub struct LoginArgs {
     /// Name at the registry
@@ -44,7 +44,7 @@ pub struct LoginArgs {
     registry: String,
 }
 
-/// Arguments of `gantry logout`.
+// Arguments of `gantry logout`.
 #[derive(Debug, Args)]
 pub struct LogoutArgs {
     /// The registry, HOST or HOST:PORT

@@ -21,7 +21,7 @@ use crate::output::{self, Format, age, style};
 
 const STDERR: u32 = 2;
 
-/// Arguments of `gantry logs`.
+// Arguments of `gantry logs`.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     #[command(flatten)]

@@ -33,7 +33,7 @@ const OVERRIDE_FILES: [&str; 4] = [
 /// Largest manifest, a limit against reading a device or the wrong file: no hand or tool writes more.
 const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 
-/// Which manifest, and what it depends on.
+// Which manifest, and what it depends on.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ManifestArgs {
     /// Manifest; later ones are laid over earlier ones, `-` is standard input [default: compose.yaml and its kin]

@@ -10,6 +10,7 @@ use crate::failure::Outcome;
 use crate::output::{self, Column, Table};
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// List namespaces that hold something
     Ls,

@@ -16,6 +16,7 @@ use crate::failure::Outcome;
 use crate::output::{self, Column, Table, age};
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// List nodes
     Ls,

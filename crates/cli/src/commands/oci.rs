@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -30,9 +29,9 @@ impl OciArgs {
 }
 
 /// Runs the OCI front when this program was called for it: before anything else, since its options are not ours.
-pub fn called_for(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+pub fn called_for(mut args: impl Iterator<Item = OsString>) -> Option<u8> {
     let program = args.next()?;
     let is_named_so = Path::new(&program).file_name().is_some_and(|name| name == NAME);
     let is_called_for = is_named_so || args.next().is_some_and(|command| command == "oci");
-    is_called_for.then(|| ExitCode::from(gantry_oci::main(args)))
+    is_called_for.then(|| gantry_oci::main(args))
 }

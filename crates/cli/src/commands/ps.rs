@@ -15,7 +15,7 @@ use crate::complete;
 use crate::failure::Outcome;
 use crate::output::{self, Column, Table, age};
 
-/// Arguments of `gantry ps`.
+// Arguments of `gantry ps`.
 #[derive(Debug, Args)]
 pub struct PsArgs {
     /// Only of these services or replicas

@@ -18,6 +18,7 @@ use crate::failure::Outcome;
 use crate::output::{self, Column, Format, Table, age};
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Print the certificate that clients must trust, for /etc/docker/certs.d/HOST:7600/ca.crt
     Ca,
@@ -27,6 +28,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum TokenCommand {
     /// Make a token, the password of `docker login HOST:7600`
     Create(CreateArgs),

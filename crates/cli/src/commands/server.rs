@@ -9,7 +9,7 @@ use gantry_control_plane::{JoinConfig, SERVER_PORT, ServerConfig};
 use super::daemon::{self, JoinArgs, LogArgs};
 use crate::failure::Outcome;
 
-/// Arguments of `gantry server`.
+// Arguments of `gantry server`.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     /// Folder of the server

@@ -19,6 +19,7 @@ use crate::failure::Outcome;
 use crate::output::{self, Column, Table, age, style};
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// List services
     Ls,

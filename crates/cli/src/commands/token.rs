@@ -15,6 +15,7 @@ use crate::failure::Outcome;
 use crate::output::{self, Column, Format, Table, age};
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Make a token for a server, an agent or a person (admin)
     Create(CreateArgs),

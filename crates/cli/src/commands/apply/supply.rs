@@ -33,7 +33,7 @@ const KNOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at what the cluster knows.
 const KNOWN_PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether to build.
+// Whether to build.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct SupplyArgs {
     /// Build every image that has 'build', also where the cluster has it

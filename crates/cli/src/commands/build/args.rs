@@ -13,7 +13,7 @@ use super::progress::Mode;
 use super::sink::Target;
 use crate::complete;
 
-/// Arguments of `gantry build`.
+// Arguments of `gantry build`.
 #[derive(Debug, Args)]
 pub struct BuildArgs {
     /// Name for the image

@@ -25,7 +25,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// Messages on their way; reading waits for the network beyond them.
 const CHUNKS_MAX: usize = 4;
 
-/// Arguments of `gantry cp`.
+// Arguments of `gantry cp`.
 #[derive(Debug, Args)]
 pub struct CopyArgs {
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub struct CopyArgs {
     target: String,
 }
 
-/// Arguments of `gantry export`.
+// Arguments of `gantry export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     #[command(flatten)]

@@ -17,7 +17,7 @@ use crate::output::{self, Column, Table, age};
 /// Characters of a command that a table shows, as in Docker.
 const COMMAND_SHOWN: usize = 20;
 
-/// Arguments of `gantry container ls`.
+// Arguments of `gantry container ls`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub struct ListArgs {
     quiet: bool,
 }
 
-/// Arguments of `gantry container prune`.
+// Arguments of `gantry container prune`.
 #[derive(Debug, Args)]
 pub struct PruneArgs {
     #[command(flatten)]

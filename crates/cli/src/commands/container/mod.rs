@@ -23,7 +23,7 @@ use crate::failure::Outcome;
 pub use transfer::Progress;
 pub use verbs::confirm;
 
-/// Where the container is.
+// Where the container is.
 #[derive(Debug, Clone, Default, Args)]
 pub struct NodeArgs {
     /// Node to do it on, instead of this machine
@@ -40,6 +40,7 @@ impl NodeArgs {
 
 /// `gantry container …`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     #[command(flatten)]
     Verb(Verb),
@@ -52,6 +53,7 @@ pub enum Command {
 
 /// Docker's verbs; each is a command of its own, too.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Verb {
     /// Make a container and run it
     Run(Box<run::RunArgs>),

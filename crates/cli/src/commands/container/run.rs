@@ -22,7 +22,7 @@ const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// The program was not found.
 const EXIT_NOT_FOUND: u8 = 127;
 
-/// Arguments of `gantry run`.
+// Arguments of `gantry run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
@@ -51,7 +51,7 @@ pub struct RunArgs {
     command: Vec<String>,
 }
 
-/// Arguments of `gantry create`.
+// Arguments of `gantry create`.
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     #[command(flatten)]
@@ -65,7 +65,7 @@ pub struct CreateArgs {
     command: Vec<String>,
 }
 
-/// Arguments of `gantry start`.
+// Arguments of `gantry start`.
 #[derive(Debug, Args)]
 pub struct StartArgs {
     #[command(flatten)]
@@ -84,7 +84,7 @@ pub struct StartArgs {
     containers: Vec<String>,
 }
 
-/// Arguments of `gantry attach`.
+// Arguments of `gantry attach`.
 #[derive(Debug, Args)]
 pub struct AttachArgs {
     #[command(flatten)]

@@ -15,7 +15,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::{self, Column, Format, Table};
 use crate::terminal;
 
-/// Arguments of `gantry stats`.
+// Arguments of `gantry stats`.
 #[derive(Debug, Args)]
 pub struct StatsArgs {
     #[command(flatten)]

@@ -20,7 +20,7 @@ use crate::engine::Engine;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Column, Table};
 
-/// Containers by name, id, or the beginning of an id.
+// Containers by name, id, or the beginning of an id.
 #[derive(Debug, Args)]
 pub struct NamesArgs {
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub struct NamesArgs {
     containers: Vec<String>,
 }
 
-/// One container.
+// One container.
 #[derive(Debug, Args)]
 pub struct OneArgs {
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub struct OneArgs {
     container: String,
 }
 
-/// Arguments of `gantry stop` and `gantry restart`.
+// Arguments of `gantry stop` and `gantry restart`.
 #[derive(Debug, Args)]
 pub struct StopArgs {
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub struct StopArgs {
     containers: Vec<String>,
 }
 
-/// Arguments of `gantry kill`.
+// Arguments of `gantry kill`.
 #[derive(Debug, Args)]
 pub struct KillArgs {
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub struct KillArgs {
     containers: Vec<String>,
 }
 
-/// Arguments of `gantry wait`.
+// Arguments of `gantry wait`.
 #[derive(Debug, Args)]
 pub struct WaitArgs {
     #[command(flatten)]
@@ -81,7 +81,7 @@ pub struct WaitArgs {
     containers: Vec<String>,
 }
 
-/// Arguments of `gantry rm`.
+// Arguments of `gantry rm`.
 #[derive(Debug, Args)]
 pub struct RemoveArgs {
     #[command(flatten)]
@@ -97,7 +97,7 @@ pub struct RemoveArgs {
     containers: Vec<String>,
 }
 
-/// Arguments of `gantry rename`.
+// Arguments of `gantry rename`.
 #[derive(Debug, Args)]
 pub struct RenameArgs {
     #[command(flatten)]
@@ -108,7 +108,7 @@ pub struct RenameArgs {
     name: String,
 }
 
-/// Arguments of `gantry update`.
+// Arguments of `gantry update`.
 #[derive(Debug, Args)]
 pub struct UpdateArgs {
     #[command(flatten)]
@@ -123,7 +123,7 @@ pub struct UpdateArgs {
     containers: Vec<String>,
 }
 
-/// Arguments of `gantry commit`.
+// Arguments of `gantry commit`.
 #[derive(Debug, Args)]
 pub struct CommitArgs {
     #[command(flatten)]

@@ -27,6 +27,7 @@ use crate::output::{self, Column, Table, age};
 use crate::terminal;
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Make an image from a root filesystem: a folder, or a tar archive
     Import(ImportArgs),

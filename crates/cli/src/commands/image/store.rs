@@ -17,7 +17,7 @@ use crate::output::{self, Column, Table};
 /// Characters of a command that a table shows, as in Docker.
 const COMMAND_SHOWN: usize = 60;
 
-/// Images of a node.
+// Images of a node.
 #[derive(Debug, Args)]
 pub struct NamesArgs {
     #[command(flatten)]
@@ -27,7 +27,7 @@ pub struct NamesArgs {
     images: Vec<String>,
 }
 
-/// Arguments of `gantry image history`.
+// Arguments of `gantry image history`.
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub struct HistoryArgs {
     image: String,
 }
 
-/// Arguments of `gantry image tag`.
+// Arguments of `gantry image tag`.
 #[derive(Debug, Args)]
 pub struct TagArgs {
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub struct TagArgs {
     reference: String,
 }
 
-/// Arguments of `gantry image prune`.
+// Arguments of `gantry image prune`.
 #[derive(Debug, Args)]
 pub struct PruneArgs {
     #[command(flatten)]
@@ -74,14 +74,14 @@ pub struct PruneArgs {
     force: bool,
 }
 
-/// Arguments of `gantry image du`.
+// Arguments of `gantry image du`.
 #[derive(Debug, Args)]
 pub struct UsageArgs {
     #[command(flatten)]
     node: NodeArgs,
 }
 
-/// Arguments of `gantry image verify`.
+// Arguments of `gantry image verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     #[command(flatten)]

@@ -13,7 +13,7 @@ use crate::complete;
 use crate::engine::Engine;
 use crate::failure::{Failure, Outcome};
 
-/// Arguments of `gantry image pull`.
+// Arguments of `gantry image pull`.
 #[derive(Debug, Args)]
 pub struct PullArgs {
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub struct PullArgs {
     images: Vec<String>,
 }
 
-/// Arguments of `gantry image push`.
+// Arguments of `gantry image push`.
 #[derive(Debug, Args)]
 pub struct PushArgs {
     #[command(flatten)]

@@ -9,7 +9,7 @@ use gantry_model::{Class, Problem};
 use super::{pairs, wrong};
 use crate::failure::file_problem;
 
-/// Variables, labels and name resolution.
+// Variables, labels and name resolution.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Environment")]
 pub struct EnvironmentOptions {

@@ -6,7 +6,7 @@ use gantry_model::{Class, DurationMs, Problem};
 
 use super::wrong;
 
-/// How to find out whether it is well.
+// How to find out whether it is well.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Health")]
 pub struct HealthOptions {

@@ -21,7 +21,7 @@ use gantry_model::container::{PullPolicy, RunSpec};
 use gantry_model::spec::{ContainerSpec, RestartCondition, RestartPolicy, User};
 use gantry_model::{Class, DurationMs, Problem};
 
-/// What a container is made from.
+// What a container is made from.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ContainerOptions {
     /// Give the container a name

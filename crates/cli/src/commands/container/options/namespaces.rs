@@ -7,7 +7,7 @@ use gantry_model::spec::{ContainerSpec, NamespaceMode, UserNamespace};
 
 use super::wrong;
 
-/// What it shares with the node or with other containers.
+// What it shares with the node or with other containers.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Namespaces")]
 pub struct NamespaceOptions {

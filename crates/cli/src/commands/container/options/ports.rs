@@ -10,7 +10,7 @@ use super::wrong;
 
 const REMEDY: &str = "write [ADDRESS:][PORT:]PORT[/udp], such as 8080:80, 127.0.0.1::80 or 8000-8003:8000-8003";
 
-/// Ports of the node that lead to the container.
+// Ports of the node that lead to the container.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Ports")]
 pub struct PortOptions {

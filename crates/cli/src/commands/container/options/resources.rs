@@ -11,7 +11,7 @@ use super::{pairs, wrong};
 /// The period that `--cpu-quota` counts in when `--cpu-period` says nothing, in microseconds (kernel default).
 const CPU_PERIOD_DEFAULT_US: u64 = 100_000;
 
-/// What it may use.
+// What it may use.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Resources")]
 pub struct ResourceOptions {

@@ -10,7 +10,7 @@ use crate::failure::file_problem;
 /// Names all GPUs in the container device interface.
 const GPU_CLASS: &str = "nvidia.com/gpu";
 
-/// What it may do.
+// What it may do.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Security and devices")]
 pub struct SecurityOptions {

@@ -11,7 +11,7 @@ const VOLUME_REMEDY: &str =
 const MOUNT_REMEDY: &str = "write type=bind|volume|tmpfs,source=…,target=/path[,readonly][,bind-propagation=…][,volume-nocopy]\
                             [,volume-subpath=…][,tmpfs-size=…][,tmpfs-mode=…]";
 
-/// What is mounted into it.
+// What is mounted into it.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Mounts")]
 pub struct VolumeOptions {

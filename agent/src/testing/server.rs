@@ -1,5 +1,6 @@
 //! A server that only speaks the protocol: takes nodes in, keeps what they say, sends what a test wants sent.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -8,7 +9,8 @@ use gantry_api::v1::enrollment_server::{Enrollment, EnrollmentServer};
 use gantry_api::v1::session_server::{Session, SessionServer};
 use gantry_api::v1::{
     AgentMessage, Assignments, Empty, EnrollReply, EnrollRequest, LocateImageReply, LocateImageRequest,
-    RecordImagesRequest, RenewRequest, ServerMessage, Status as StatusItem, Welcome, agent_message, server_message,
+    RecordImagesRequest, RenewRequest, ServerMessage, SettleNamesReply, SettleNamesRequest, Status as StatusItem,
+    Welcome, agent_message, server_message,
 };
 use gantry_env::{Env, System};
 use gantry_model::assignment::{Item, ItemKey};
@@ -96,6 +98,8 @@ pub(crate) struct State {
     pub(crate) leader: Option<String>,
     /// Agents that have any image.
     pub(crate) holders: Vec<String>,
+    /// What nodes call images by.
+    pub(crate) names: BTreeSet<String>,
     /// What a new session gets first.
     pub(crate) first: Vec<Item>,
     outgoing: Option<mpsc::Sender<Result<ServerMessage, Status>>>,
@@ -231,6 +235,15 @@ impl Session for Server {
 
     async fn record_images(&self, _request: Request<RecordImagesRequest>) -> Result<Response<Empty>, Status> {
         Ok(Response::new(Empty {}))
+    }
+
+    async fn settle_names(&self, request: Request<SettleNamesRequest>) -> Result<Response<SettleNamesReply>, Status> {
+        let SettleNamesRequest { known, made } = request.into_inner();
+        let mut state = self.state();
+        let gone: Vec<String> = known.into_iter().filter(|name| !state.names.contains(name)).collect();
+        let recorded: Vec<String> = made.into_iter().map(|named| named.reference).collect();
+        state.names.extend(recorded.iter().cloned());
+        Ok(Response::new(SettleNamesReply { recorded, gone }))
     }
 
     async fn locate_image(&self, request: Request<LocateImageRequest>) -> Result<Response<LocateImageReply>, Status> {

@@ -1,7 +1,7 @@
 //! Decide on a linearizable view, commit, and decide again when what it was decided on has changed.
 
 use gantry_model::{Class, Problem};
-use gantry_state::{Outcome, State};
+use gantry_state::{Key, Outcome, Precondition, State};
 
 use crate::context::Context;
 use gantry_leader::admission::Decision;
@@ -44,5 +44,13 @@ impl Context {
             }
         }
         Err(Problem::new(Class::Conflict, "", format!("{last}, {ATTEMPTS_MAX} times in a row")).remedy("try again"))
+    }
+}
+
+/// That an object still is as this view has it.
+pub(crate) fn unchanged(state: &State, key: Key) -> Precondition {
+    match state.modified(&key) {
+        0 => Precondition::Absent(key),
+        modified => Precondition::Unchanged { key, modified },
     }
 }

@@ -8,25 +8,24 @@ use futures::stream::{self, Stream, StreamExt};
 use gantry_api::v1::node_agent_client::NodeAgentClient;
 use gantry_api::v1::{
     Chunk, ExecInput, ExecOutput, ExecStart, ExportImageRequest, ImportImageChunk, ImportImageReply, LogRecord,
-    LogsRequest, RemoveImageReply, RemoveImageRequest, exec_input, import_image_chunk,
+    LogsRequest, exec_input, import_image_chunk,
 };
 use gantry_model::object::{Node, NodeStatus, Replica};
 use gantry_model::{Class, ImageReference, Problem};
 use gantry_rpc::status::to_problem;
 use gantry_rpc::{Remote, WithLimits};
-use gantry_state::{Key, Op, State, Transaction};
+use gantry_state::State;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::{find, record};
 use crate::context::Context;
-use gantry_leader::admission::Decision;
 
 /// A stream of answers as tonic wants it.
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A client of the agent of a node.
-fn agent(context: &Context, node: &Node) -> NodeAgentClient<Channel> {
+pub(super) fn agent(context: &Context, node: &Node) -> NodeAgentClient<Channel> {
     NodeAgentClient::new(context.channels.channel(&node.address, Remote::Agent(node.id))).with_limits()
 }
 
@@ -181,7 +180,7 @@ fn messages<T: Send + 'static>(input: Streaming<T>) -> impl Stream<Item = T> + S
 }
 
 /// The digest of an image given by reference or digest.
-fn digest_of(state: &State, image: &str) -> Result<String, Problem> {
+pub(super) fn digest_of(state: &State, image: &str) -> Result<String, Problem> {
     let object = format!("image {image}");
     if let Some(record) = state.image(image) {
         return Ok(record.digest.clone());
@@ -219,113 +218,4 @@ pub async fn export_image(context: &Context, request: ExportImageRequest) -> Res
         .await
         .map_err(|status| problem(&status))?;
     Ok(Box::pin(answer.into_inner()))
-}
-
-/// The name that was asked for, where the image has others as well: then it is the name that goes.
-fn one_of_several_names(state: &State, digest: &str, asked: &str) -> Option<String> {
-    let reference = asked.parse::<ImageReference>().ok()?.to_string();
-    let mut names = state.tags().filter(|tag| tag.digest == digest);
-    let is_named = state.tag(&reference).is_some_and(|tag| tag.digest == digest);
-    (is_named && names.any(|tag| tag.reference != reference)).then_some(reference)
-}
-
-/// Takes a name away, here and on the nodes that know it; the image stays.
-async fn untag_image(
-    context: &Context,
-    state: &State,
-    digest: &str,
-    reference: String,
-) -> Result<RemoveImageReply, Problem> {
-    for node in holders(state, digest) {
-        let asked = RemoveImageRequest {
-            image: reference.clone(),
-            force: false,
-        };
-        match agent(context, &node)
-            .remove_image(asked)
-            .await
-            .map_err(|status| problem(&status))
-        {
-            Ok(_) => {}
-            // Nodes know the names under which images came to them.
-            Err(problem) if problem.class == Class::NotFound => {}
-            Err(problem) => return Err(problem),
-        }
-    }
-    let op = Op::Delete(Key::Tag(reference.clone()));
-    context
-        .commit(|_| {
-            Ok(Decision {
-                transaction: Transaction::new(context.env.now(), vec![op.clone()]),
-                changes: Vec::new(),
-            })
-        })
-        .await?;
-    Ok(RemoveImageReply {
-        untagged: vec![reference],
-        deleted: Vec::new(),
-    })
-}
-
-/// The nodes that have an image.
-fn holders(state: &State, digest: &str) -> Vec<Node> {
-    let record = state.image(digest);
-    let holds = |node: &&Node| record.is_some_and(|record| record.nodes.contains(&node.id));
-    state.nodes().filter(holds).cloned().collect()
-}
-
-/// Takes an image off every node and forgets its tags; of an image with several names, only the one that is asked for.
-///
-/// # Errors
-/// When it is in use, or not in the cluster.
-pub async fn remove_image(context: &Context, request: RemoveImageRequest) -> Result<RemoveImageReply, Problem> {
-    let state = context.raft.linearizable().await?;
-    let digest = digest_of(&state, &request.image)?;
-    if let Some(reference) = one_of_several_names(&state, &digest, &request.image) {
-        return untag_image(context, &state, &digest, reference).await;
-    }
-    let user = state
-        .services()
-        .find(|service| service.spec.container.image_digest.as_deref() == Some(digest.as_str()));
-    if let Some(service) = user {
-        let reason = format!("is used by {}", service.object());
-        return Err(
-            Problem::new(Class::Conflict, format!("image {}", request.image), reason)
-                .remedy("delete the service first"),
-        );
-    }
-    let mut deleted = Vec::new();
-    let mut ops = Vec::new();
-    for node in holders(&state, &digest) {
-        let asked = RemoveImageRequest {
-            image: digest.clone(),
-            force: true,
-        };
-        let reply = agent(context, &node)
-            .remove_image(asked)
-            .await
-            .map_err(|status| problem(&status))?;
-        deleted.extend(reply.into_inner().deleted);
-        ops.push(Op::Release {
-            digest: digest.clone(),
-            node: node.id,
-        });
-    }
-    let untagged: Vec<String> = state
-        .tags()
-        .filter(|tag| tag.digest == digest)
-        .map(|tag| tag.reference.clone())
-        .collect();
-    ops.extend(untagged.iter().map(|reference| Op::Delete(Key::Tag(reference.clone()))));
-    context
-        .commit(|_| {
-            Ok(Decision {
-                transaction: Transaction::new(context.env.now(), ops.clone()),
-                changes: Vec::new(),
-            })
-        })
-        .await?;
-    deleted.sort();
-    deleted.dedup();
-    Ok(RemoveImageReply { untagged, deleted })
 }

@@ -10,7 +10,7 @@ use gantry_model::{Bytes64, Class, Problem};
 use gantry_state::{Object, State, Table};
 use serde::Serialize;
 
-use super::find;
+use super::{find, removal};
 
 /// Which kinds can be read, in the order that help shows them.
 pub const KINDS: &[&str] = &[
@@ -54,7 +54,7 @@ pub fn documents(state: &State, filter: &Filter<'_>) -> Result<Vec<Document>, Pr
             all("revision", state.revisions_of(service.id))
         }
         "namespace" => namespaces(state),
-        "image" => all("image", state.images()),
+        "image" => all("image", state.images().filter(|image| removal::is_shown(state, image))),
         "tag" => all("tag", state.tags()),
         "config" => data(state, DataKind::Config, filter),
         "secret" => data(state, DataKind::Secret, filter),

@@ -1,11 +1,13 @@
 //! Images that came to a node, and what they are called in the cluster from now on.
 
 use gantry_api::kind;
-use gantry_api::v1::ImageInfo;
+use gantry_api::v1::{ImageInfo, NamedImage, SettleNamesReply, SettleNamesRequest};
 use gantry_model::object::{ImageRecord, ManifestFacts, TagRecord};
 use gantry_model::{ByteSize, NodeId, Problem, Timestamp};
-use gantry_state::{Key, Object, Op, Transaction};
+use gantry_state::{Key, Object, Op, State, Transaction};
 
+use super::commit::unchanged;
+use super::removal;
 use crate::context::Context;
 use gantry_leader::admission::Decision;
 
@@ -46,6 +48,7 @@ pub(crate) fn record_of(image: &ImageInfo, node: Option<NodeId>) -> ImageRecord 
         created_at: (image.created_at_ms > 0).then_some(Timestamp(image.created_at_ms)),
         nodes: node.into_iter().collect(),
         keepers: node.into_iter().filter(|_| image.kept).collect(),
+        leaving: None,
         manifest,
     }
 }
@@ -60,38 +63,102 @@ pub(crate) async fn images(
     arrived: impl Iterator<Item = Arrived>,
     untagged: &[String],
 ) -> Result<(), Problem> {
+    let arrived: Vec<Arrived> = arrived.collect();
     let now = context.env.now();
-    let mut ops: Vec<Op> = untagged
-        .iter()
-        .map(|reference| Op::Delete(Key::Tag(reference.clone())))
-        .collect();
-    for Arrived {
-        mut record,
-        kept,
-        references,
-    } in arrived
-    {
-        record.nodes = [node].into();
-        record.keepers = kept.then_some(node).into_iter().collect();
-        let tags = references.into_iter().map(|reference| TagRecord {
-            reference,
-            digest: record.digest.clone(),
-            updated_at: now,
-        });
-        let tags: Vec<Op> = tags.map(|tag| Op::Put(Box::new(Object::Tag(tag)))).collect();
-        ops.push(Op::Hold {
-            image: Box::new(record),
-            node,
-        });
-        ops.extend(tags);
-    }
-    context
-        .commit(|_| {
-            Ok(Decision {
-                transaction: Transaction::new(now, ops.clone()),
-                changes: Vec::new(),
-            })
+    let committed = context.commit(|state| {
+        let mut transaction = Transaction::new(now, Vec::new());
+        let untagged = untagged.iter().cloned().map(Key::Tag);
+        transaction.ops.extend(untagged.map(Op::Delete));
+        for image in &arrived {
+            enter(state, node, image, &mut transaction);
+        }
+        Ok(Decision {
+            transaction,
+            changes: Vec::new(),
         })
-        .await
-        .map(|_| ())
+    });
+    committed.await.map(drop)
+}
+
+fn enter(state: &State, node: NodeId, arrived: &Arrived, transaction: &mut Transaction) {
+    let mut record = arrived.record.clone();
+    record.nodes = [node].into();
+    record.keepers = arrived.kept.then_some(node).into_iter().collect();
+    let tags: Vec<Op> = arrived
+        .references
+        .iter()
+        .map(|reference| tag(reference, &record.digest, transaction.at))
+        .collect();
+    holds(state, record, node, transaction);
+    transaction.ops.extend(tags);
+}
+
+fn tag(reference: &str, digest: &str, now: Timestamp) -> Op {
+    Op::Put(Box::new(Object::Tag(TagRecord {
+        reference: reference.to_string(),
+        digest: digest.to_string(),
+        updated_at: now,
+    })))
+}
+
+/// That a node was given an image: one that was being removed is not any more.
+pub(crate) fn holds(state: &State, image: ImageRecord, node: NodeId, transaction: &mut Transaction) {
+    removal::mark(state, &image.digest, None, transaction);
+    transaction.ops.push(Op::Hold {
+        image: Box::new(image),
+        node,
+    });
+}
+
+/// What a node calls images by, against what the cluster does. Names are the cluster's: one that it has acknowledged to the node
+/// and does not have any more means nothing on the node either. One that it has not acknowledged was made while no server could be
+/// told, and is entered unless the cluster has such a name by now.
+pub(crate) fn settle(
+    state: &State,
+    node: NodeId,
+    request: &SettleNamesRequest,
+    now: Timestamp,
+) -> (Transaction, SettleNamesReply) {
+    let mut transaction = Transaction::new(now, Vec::new());
+    let is_gone = |reference: &&String| state.tag(reference).is_none();
+    let mut reply = SettleNamesReply {
+        gone: request.known.iter().filter(is_gone).cloned().collect(),
+        recorded: Vec::new(),
+    };
+    for NamedImage { reference, digest } in &request.made {
+        let known = state.tag(reference);
+        // Its inventory comes first; without it, the name would mean an image that nobody has.
+        let holds = state.image(digest).is_some_and(|image| image.nodes.contains(&node));
+        if known.is_some_and(|tag| tag.digest == *digest) {
+            reply.recorded.push(reference.clone());
+        } else if known.is_none() && holds {
+            removal::mark(state, digest, None, &mut transaction);
+            transaction.require.push(unchanged(state, Key::Tag(reference.clone())));
+            transaction.ops.push(tag(reference, digest, now));
+            reply.recorded.push(reference.clone());
+        }
+    }
+    (transaction, reply)
+}
+
+/// See [`settle`].
+///
+/// # Errors
+/// When no majority can be asked.
+pub(crate) async fn settle_names(
+    context: &Context,
+    node: NodeId,
+    request: &SettleNamesRequest,
+) -> Result<SettleNamesReply, Problem> {
+    let mut reply = SettleNamesReply::default();
+    let committed = context.commit(|state| {
+        let (transaction, settled) = settle(state, node, request, context.env.now());
+        reply = settled;
+        Ok(Decision {
+            transaction,
+            changes: Vec::new(),
+        })
+    });
+    committed.await?;
+    Ok(reply)
 }

@@ -20,7 +20,7 @@ use gantry_state::State;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::proxy::Answers;
-use super::{explain, find, members, nodes, plan, proxy, read, steer, tokens, watch, wire};
+use super::{explain, find, members, nodes, plan, proxy, read, removal, steer, tokens, watch, wire};
 use crate::context::Context;
 use crate::registry::own_name;
 use gantry_leader::admission::{self, Decision, ServiceEdit};
@@ -413,7 +413,7 @@ impl Cluster for ClusterService {
 
     async fn remove_image(&self, request: Request<RemoveImageRequest>) -> Answer<RemoveImageReply> {
         require(&request, CALLERS)?;
-        proxy::remove_image(&self.context, request.into_inner())
+        removal::remove_image(&self.context, request.into_inner())
             .await
             .map(Response::new)
             .map_err(to_status)

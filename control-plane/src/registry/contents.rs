@@ -126,6 +126,17 @@ pub(crate) fn holders(state: &State, digest: Digest) -> Vec<&Node> {
     nodes.filter(|node| node.status == NodeStatus::Ready).collect()
 }
 
+/// Whether the cluster has some content, and means to go on having it.
+pub(crate) fn is_known(state: &State, digest: &str) -> bool {
+    let Ok(parsed) = digest.parse::<Digest>() else {
+        return false;
+    };
+    let stays = |image: &ImageRecord| image.leaving.is_none();
+    state.image(digest).is_some_and(stays)
+        || state.images_with_blob(parsed).any(stays)
+        || state.uploaded_blob(parsed).is_some()
+}
+
 /// Nodes in an order that differs by `key` and stays when others come and go (highest random weight): the same key leads to the
 /// same nodes, and keys spread over all.
 pub(crate) fn by_load<'a>(nodes: impl Iterator<Item = &'a Node>, key: &str) -> Vec<&'a Node> {

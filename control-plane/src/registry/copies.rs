@@ -10,11 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use gantry_api::v1::KeepImageRequest;
-use gantry_model::object::{ClusterConfig, Node, NodeStatus};
+use gantry_api::v1::node_agent_client::NodeAgentClient;
+use gantry_api::v1::{KeepImageRequest, RemoveImageRequest};
+use gantry_model::object::{ClusterConfig, ImageRecord, Node, NodeStatus};
+use gantry_model::spec::ContainerSpec;
 use gantry_model::{Digest, DurationMs, NodeId, Timestamp};
 use gantry_state::{Key, Op, Precondition, RegistryKey, State, Transaction};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::contents::by_load;
 use super::nodes::{agent, problem};
@@ -30,6 +34,9 @@ const RETRY_AFTER: DurationMs = DurationMs::secs(15);
 /// A node that is down for so long has lost its copies, as far as anybody knows.
 const GIVEN_UP_AFTER: DurationMs = DurationMs::secs(30);
 
+/// Whoever removes an image has asked all nodes by then, or died.
+const REMOVAL_TAKEN_OVER_AFTER: DurationMs = DurationMs::secs(60);
+
 /// Requests to agents at once: each may move gigabytes.
 const ASKED_AT_ONCE: usize = 8;
 
@@ -41,23 +48,25 @@ const INDEX_DEPTH_MAX: usize = 4;
 
 /// What a node is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Ask {
+pub(crate) enum Ask {
     /// Keep this manifest.
     Keep(NodeId, Digest),
     /// Keep it no longer.
     Drop(NodeId, Digest),
+    /// Remove it with its names: that was asked for while the node was down, or by a server that died over it.
+    Remove(NodeId, Digest),
 }
 
 /// What should be done now.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) asks: Vec<Ask>,
+pub(crate) struct Plan {
+    pub(crate) asks: Vec<Ask>,
     /// Records of uploads whose time is over, and of manifests that speak about nothing any more.
-    pub(super) ops: Vec<Op>,
+    pub(crate) ops: Vec<Op>,
 }
 
 /// Decides from the state alone.
-pub(super) fn plan(state: &State, now: Timestamp) -> Plan {
+pub(crate) fn plan(state: &State, now: Timestamp) -> Plan {
     let copies = state.cluster().map_or_else(
         || ClusterConfig::default().image_copies,
         |cluster| cluster.config.image_copies,
@@ -76,6 +85,11 @@ pub(super) fn plan(state: &State, now: Timestamp) -> Plan {
         };
         let keepers = image.keepers.iter().filter_map(|id| state.node(*id));
         let Some(root) = wanted.get(&digest) else {
+            if let Some(since) = image.leaving {
+                let left = left_over(state, image, since, now);
+                plan.asks.extend(left.map(|node| Ask::Remove(node.id, digest)));
+                continue;
+            }
             let ready = keepers.filter(ready);
             plan.asks.extend(ready.map(|node| Ask::Drop(node.id, digest)));
             continue;
@@ -104,12 +118,28 @@ pub(super) fn plan(state: &State, now: Timestamp) -> Plan {
     plan
 }
 
+/// Nodes that still have what is being removed, and that whoever removes it does not ask: they came back since, or it takes too long.
+fn left_over<'a>(
+    state: &'a State,
+    image: &'a ImageRecord,
+    since: Timestamp,
+    now: Timestamp,
+) -> impl Iterator<Item = &'a Node> {
+    let nodes = image.nodes.iter().filter_map(|id| state.node(*id));
+    let is_over = now.since(since) >= REMOVAL_TAKEN_OVER_AFTER;
+    nodes.filter(move |node| node.status == NodeStatus::Ready && (is_over || node.status_since > since))
+}
+
 /// Every manifest that is to be kept, with the name by which nodes are chosen: what belongs together goes together.
 fn wanted(state: &State) -> BTreeMap<Digest, String> {
     let tagged = state.tags().map(|tag| tag.digest.clone());
     let specs = state.services().map(|service| &service.spec.container);
     let kept = state.revisions().map(|revision| &revision.spec.container);
-    let run = specs.chain(kept).filter_map(|container| container.image_digest.clone());
+    let digests = |container: &ContainerSpec| container.image_digest.clone();
+    // What was removed although an earlier revision needs it is not brought back for that.
+    let stays = |digest: &String| state.image(digest).is_none_or(|image| image.leaving.is_none());
+    let kept = kept.filter_map(digests).filter(stays);
+    let run = specs.filter_map(digests).chain(kept);
     let pushed = state
         .registry_manifests()
         .filter(|manifest| subject_lives(state, manifest.digest))
@@ -187,7 +217,9 @@ struct Keeper {
 impl Keeper {
     async fn round(&mut self) {
         let state = self.context.raft.state();
-        let is_waiting = !self.failed.is_empty() || state.nodes().any(|node| node.status == NodeStatus::Down);
+        let is_waiting = !self.failed.is_empty()
+            || state.nodes().any(|node| node.status == NodeStatus::Down)
+            || state.images().any(|image| image.leaving.is_some());
         if state.revision() == self.seen && !is_waiting {
             return;
         }
@@ -233,7 +265,7 @@ impl Keeper {
 }
 
 async fn perform(context: &Context, state: &State, ask: &Ask) -> bool {
-    let (Ask::Keep(node, digest) | Ask::Drop(node, digest)) = ask;
+    let (Ask::Keep(node, digest) | Ask::Drop(node, digest) | Ask::Remove(node, digest)) = ask;
     let Some(node) = state.node(*node) else { return true };
     let request = KeepImageRequest {
         digest: digest.to_string(),
@@ -243,6 +275,7 @@ async fn perform(context: &Context, state: &State, ask: &Ask) -> bool {
         match ask {
             Ask::Keep(..) => agent.keep_image(request).await.map(drop),
             Ask::Drop(..) => agent.drop_image(request).await.map(drop),
+            Ask::Remove(..) => remove(&mut agent, request.digest).await,
         }
     };
     match tokio::time::timeout(KEEP_TIMEOUT, call).await {
@@ -256,6 +289,15 @@ async fn perform(context: &Context, state: &State, ask: &Ask) -> bool {
             false
         }
         Err(_) => false,
+    }
+}
+
+async fn remove(agent: &mut NodeAgentClient<Channel>, image: String) -> Result<(), Status> {
+    let asked = agent.remove_image(RemoveImageRequest { image, force: true }).await;
+    match asked {
+        // It went meanwhile.
+        Err(status) if status.code() == Code::NotFound => Ok(()),
+        other => other.map(drop),
     }
 }
 
@@ -299,6 +341,7 @@ mod tests {
             created_at: None,
             nodes: nodes.iter().copied().map(NodeId).collect(),
             keepers: keepers.iter().copied().map(NodeId).collect(),
+            leaving: None,
             manifest,
         })
     }
@@ -327,7 +370,7 @@ mod tests {
     fn kept(plan: &Plan) -> Vec<u64> {
         let keeps = plan.asks.iter().filter_map(|ask| match ask {
             Ask::Keep(node, _) => Some(node.0),
-            Ask::Drop(..) => None,
+            Ask::Drop(..) | Ask::Remove(..) => None,
         });
         keeps.collect()
     }

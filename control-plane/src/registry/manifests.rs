@@ -17,7 +17,7 @@ use super::contents::{Contents, holders};
 use super::nodes::{agent, holder, none_ready, problem, takers};
 use super::uploads::{decided, put, unchanged, without};
 use super::{Registry, transfer, unknown_manifest};
-use crate::api::record::record_of;
+use crate::api::record::{holds, record_of};
 
 /// Bytes of manifests that a server keeps at hand; they never change.
 const CACHE_BYTES_MAX: usize = 32 << 20;
@@ -231,10 +231,7 @@ impl Registry {
         let now = self.context.env.now();
         let committed = self.context.commit(|state| {
             let mut transaction = Transaction::new(now, Vec::new());
-            transaction.ops.push(Op::Hold {
-                image: Box::new(record_of(info, Some(node.id))),
-                node: node.id,
-            });
+            holds(state, record_of(info, Some(node.id)), node.id, &mut transaction);
             transaction.ops.push(match target {
                 ManifestTarget::Tag(tag) => Op::Put(Box::new(Object::Tag(TagRecord {
                     reference: format!("{}:{tag}", repository.name),
@@ -285,24 +282,27 @@ impl Registry {
             }
             return Err(unknown_manifest(repository, target));
         }
-        self.untag_on_nodes(&state, &tags).await;
         let now = self.context.env.now();
         let committed = self.context.commit(|state| {
-            let tags = doomed_tags(state, repository, target);
-            let mut ops: Vec<Op> = tags
-                .into_iter()
-                .map(|tag| Op::Delete(Key::Tag(tag.reference)))
-                .collect();
+            let mut transaction = Transaction::new(now, Vec::new());
+            for tag in doomed_tags(state, repository, target) {
+                let key = Key::Tag(tag.reference);
+                transaction.require.push(crate::api::unchanged(state, key.clone()));
+                transaction.ops.push(Op::Delete(key));
+            }
             if let ManifestTarget::Digest(digest) = target {
                 let key = RegistryKey::Manifest(repository.name.clone(), *digest);
-                ops.push(Op::Delete(Key::Registry(key)));
+                transaction.ops.push(Op::Delete(Key::Registry(key)));
             }
-            Ok(decided(Transaction::new(now, ops)))
+            Ok(decided(transaction))
         });
-        committed.await.map(drop).map_err(Refusal::from)
+        committed.await?;
+        // The names are gone by now: a node that cannot be reached hears of it with its next session.
+        self.untag_on_nodes(&state, &tags).await;
+        Ok(())
     }
 
-    /// A node that calls an image so too would bring the tag back.
+    /// Nodes that call an image so too.
     async fn untag_on_nodes(&self, state: &State, tags: &[TagRecord]) {
         for tag in tags {
             let nodes = state.image(&tag.digest).into_iter().flat_map(|image| &image.nodes);

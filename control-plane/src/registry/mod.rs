@@ -17,7 +17,7 @@
 //! is nobody's business.
 
 mod contents;
-mod copies;
+pub(crate) mod copies;
 mod login;
 mod manifests;
 mod nodes;
@@ -39,7 +39,7 @@ use crate::context::Context;
 use contents::Contents;
 use manifests::ManifestCache;
 
-pub(crate) use contents::{by_load, holders};
+pub(crate) use contents::{by_load, holders, is_known};
 pub(crate) use copies::keep_copies;
 pub(crate) use nodes::holder;
 

@@ -203,11 +203,7 @@ pub(super) fn put(object: RegistryObject) -> Op {
 }
 
 pub(super) fn unchanged(state: &State, key: RegistryKey) -> Precondition {
-    let key = Key::Registry(key);
-    match state.modified(&key) {
-        0 => Precondition::Absent(key),
-        modified => Precondition::Unchanged { key, modified },
-    }
+    crate::api::unchanged(state, Key::Registry(key))
 }
 
 pub(super) const fn decided(transaction: Transaction) -> Decision {

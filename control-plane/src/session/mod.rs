@@ -4,7 +4,7 @@
 //! routes say that something is pending for the node; it hands reports to the controller and acknowledgements to the term. It ends with the connection, with the term,
 //! or when the node opens a newer session.
 
-mod report;
+pub(crate) mod report;
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use futures::StreamExt;
 use gantry_api::v1::session_server::Session;
 use gantry_api::v1::{
     AgentMessage, Assignments, Empty, LocateImageReply, LocateImageRequest, RecordImagesRequest, ServerMessage,
-    Welcome, agent_message, server_message,
+    SettleNamesReply, SettleNamesRequest, Welcome, agent_message, server_message,
 };
 use gantry_env::FreshIds;
 use gantry_leader::admission::Decision;
@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::record;
 use crate::context::Context;
-use crate::registry::{by_load, holder, holders, own_name};
+use crate::registry::{by_load, holder, holders, is_known, own_name};
 use crate::term::{Bell, Encoded, TermHandle};
 
 /// Messages waiting for one agent; the session's task waits when it is full, and changes then coalesce.
@@ -93,6 +93,7 @@ impl Session for SessionService {
             id,
             session,
             outgoing,
+            inventory: None,
         };
         tokio::spawn(task.run(incoming, introduction.name));
         Ok(Response::new(ReceiverStream::new(answers)))
@@ -108,6 +109,12 @@ impl Session for SessionService {
             .map_err(|problem| from_problem(&problem))
     }
 
+    async fn settle_names(&self, request: Request<SettleNamesRequest>) -> Result<Response<SettleNamesReply>, Status> {
+        let node = agent_id(&request)?;
+        let settled = record::settle_names(&self.context, node, request.get_ref()).await;
+        settled.map(Response::new).map_err(|problem| from_problem(&problem))
+    }
+
     async fn locate_image(&self, request: Request<LocateImageRequest>) -> Result<Response<LocateImageReply>, Status> {
         let asking = agent_id(&request)?;
         let state = self.context.raft.state();
@@ -118,6 +125,12 @@ impl Session for SessionService {
         let digest = match digest.is_empty() {
             true => state.tag(&reference).map(|tag| tag.digest.clone()).unwrap_or_default(),
             false => digest,
+        };
+        // What is being removed is not handed on.
+        let digest = if is_known(&state, &digest) {
+            digest
+        } else {
+            String::new()
         };
         let nodes = digest.parse().map(|digest| holders(&state, digest)).unwrap_or_default();
         let others = nodes.into_iter().filter(|node| node.id != asking);
@@ -162,6 +175,8 @@ struct SessionTask {
     id: SessionId,
     session: gantry_leader::Session,
     outgoing: mpsc::Sender<Result<ServerMessage, Status>>,
+    /// The last inventory of this session.
+    inventory: Option<report::Held>,
 }
 
 /// What a session's loop wakes up for.
@@ -280,12 +295,10 @@ impl SessionTask {
                 self.report(ops).await
             }
             Some(agent_message::Message::Inventory(inventory)) => {
-                let ops = report::inventory(
-                    &self.context.raft.state(),
-                    self.node,
-                    &inventory,
-                    self.context.env.now(),
-                );
+                let state = self.context.raft.state();
+                let now = self.context.env.now();
+                let ops = report::inventory(&state, self.node, self.inventory.as_ref(), &inventory, now);
+                self.inventory = Some(report::held(&inventory));
                 self.report(ops).await
             }
             Some(agent_message::Message::Applied(applied)) => {

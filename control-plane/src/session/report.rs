@@ -1,8 +1,8 @@
 //! Reports of agents as operations on the state. Nothing is believed about replicas that are not the node's own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_api::v1::{Inventory, Statuses};
+use gantry_api::v1::{ImageInfo, Inventory, Statuses};
 use gantry_leader::{Report, report};
 use gantry_model::object::TagRecord;
 use gantry_model::phase::Observed;
@@ -39,45 +39,65 @@ pub fn statuses(state: &State, node: NodeId, statuses: &Statuses) -> Vec<Op> {
     ops
 }
 
-/// What the node's store holds now, against what the state says it holds.
+/// What a node said it holds: digests, and whether it keeps them for the cluster.
+pub type Held = BTreeMap<String, bool>;
+
+/// What an inventory says.
 #[must_use]
-pub fn inventory(state: &State, node: NodeId, inventory: &Inventory, now: Timestamp) -> Vec<Op> {
-    let held: BTreeSet<&str> = inventory.images.iter().map(|image| image.digest.as_str()).collect();
-    let gone = state
-        .images()
-        .filter(|image| image.nodes.contains(&node) && !held.contains(image.digest.as_str()));
-    let mut ops: Vec<Op> = gone
-        .map(|image| Op::Release {
-            digest: image.digest.clone(),
-            node,
-        })
+pub fn held(inventory: &Inventory) -> Held {
+    let images = inventory.images.iter();
+    images.map(|image| (image.digest.clone(), image.kept)).collect()
+}
+
+/// What the node's store holds now, against what the state says it holds, and against what the session said before: what that
+/// led to may still be on its way into the state.
+#[must_use]
+pub fn inventory(state: &State, node: NodeId, before: Option<&Held>, inventory: &Inventory, now: Timestamp) -> Vec<Op> {
+    let held = held(inventory);
+    let known = state.images().filter(|image| image.nodes.contains(&node));
+    let known = known.map(|image| &image.digest);
+    let gone: BTreeSet<&String> = known
+        .chain(before.into_iter().flat_map(Held::keys))
+        .filter(|digest| !held.contains_key(*digest))
         .collect();
+    let release = |digest: &String| Op::Release {
+        digest: digest.clone(),
+        node,
+    };
+    let mut ops: Vec<Op> = gone.into_iter().map(release).collect();
     for image in &inventory.images {
         let record = record_of(image, Some(node));
+        let changed = before.is_some_and(|before| before.get(&image.digest) != Some(&image.kept));
         let is_news = state.image(&image.digest).is_none_or(|known| {
             !known.nodes.contains(&node)
                 || known.keepers.contains(&node) != image.kept
                 || (known.manifest.media_type.is_empty() && !record.manifest.media_type.is_empty())
         });
-        if is_news {
+        if is_news || changed {
             ops.push(Op::Hold {
                 image: Box::new(record),
                 node,
             });
         }
-        // A reference that the cluster does not know yet comes with the node; one it knows is the cluster's to move.
-        let unknown = image
-            .references
-            .iter()
-            .filter(|reference| state.tag(reference).is_none());
-        ops.extend(unknown.map(|reference| {
-            let tag = TagRecord {
-                reference: reference.clone(),
-                digest: image.digest.clone(),
-                updated_at: now,
-            };
-            Op::Put(Box::new(Object::Tag(tag)))
-        }));
+        ops.extend(names(state, image, now));
     }
     ops
+}
+
+/// A name that the cluster does not know comes with the node, unless the image is being removed: then it is a name that was taken
+/// away. An agent that settles its names ([`crate::api::record::settle`]) says none here.
+fn names(state: &State, image: &ImageInfo, now: Timestamp) -> impl Iterator<Item = Op> {
+    let leaves = state.image(&image.digest).is_some_and(|known| known.leaving.is_some());
+    let unknown = image
+        .references
+        .iter()
+        .filter(move |reference| !leaves && state.tag(reference).is_none());
+    unknown.map(move |reference| {
+        let tag = TagRecord {
+            reference: reference.clone(),
+            digest: image.digest.clone(),
+            updated_at: now,
+        };
+        Op::Put(Box::new(Object::Tag(tag)))
+    })
 }

@@ -75,6 +75,10 @@ pub struct ImageRecord {
     /// Those of them that keep it for the cluster, whether they need it themselves or not.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub keepers: BTreeSet<NodeId>,
+    /// Since when it is being removed: no copy is made any more, and whoever still holds it is to drop it. The mark goes with the
+    /// record, or when the image comes anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Timestamp>,
     /// What its manifest says.
     #[serde(default)]
     pub manifest: ManifestFacts,

@@ -175,6 +175,7 @@ fn the_platform_of_a_known_image_has_to_match() {
             created_at: None,
             nodes: std::collections::BTreeSet::new(),
             keepers: std::collections::BTreeSet::new(),
+            leaving: None,
             manifest: gantry_model::object::ManifestFacts::default(),
         })
     };

@@ -244,6 +244,7 @@ fn image() -> impl Strategy<Value = ImageRecord> {
         created_at: None,
         nodes: [NodeId(ignored)].into(),
         keepers: [NodeId(ignored)].into(),
+        leaving: None,
         manifest: ManifestFacts {
             media_type: "application/vnd.oci.image.manifest.v1+json".to_string(),
             blobs: vec![BlobRef {

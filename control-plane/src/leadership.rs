@@ -152,6 +152,9 @@ async fn end(context: &Context, leading: Option<Leading>) {
 }
 
 #[cfg(test)]
+mod partition;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use gantry_model::ServerId;

@@ -70,6 +70,11 @@ impl Session for SessionService {
         let term = self.leading()?;
         let mut incoming = request.into_inner();
         let introduction = introduction(node, incoming.next().await).map_err(|problem| from_problem(&problem))?;
+        let is_new = self.context.raft.state().node(node).is_none();
+        let joining = match is_new {
+            true => Some(term.joining.lock().await),
+            false => None,
+        };
         let now = self.context.env.now();
         let registered = self.context.commit(|state| {
             let transaction = register(state, now, &introduction)?;
@@ -79,6 +84,7 @@ impl Session for SessionService {
             })
         });
         let registered = registered.await.map_err(|problem| from_problem(&problem))?;
+        drop(joining);
         if !term.reached(registered.revision).await {
             return Err(not_leader(None));
         }

@@ -26,6 +26,8 @@ pub struct TermHandle {
     pub reports: mpsc::Sender<Vec<Op>>,
     /// Rung when an acknowledgement may let a drain go on.
     pub acknowledged: Notify,
+    /// Held while a new node is stored: each takes the next subnet, so that those who try at once refuse each other.
+    pub joining: tokio::sync::Mutex<()>,
     /// Items of sets as they are sent.
     pub encoded: Encoded,
     leases: Mutex<Leases>,
@@ -88,6 +90,7 @@ impl TermHandle {
             ended: CancellationToken::new(),
             reports,
             acknowledged: Notify::new(),
+            joining: tokio::sync::Mutex::default(),
             encoded: Encoded::default(),
             leases: Mutex::default(),
             acks: Mutex::default(),

@@ -7,15 +7,16 @@
 //!
 //! **Invariant:** nothing here outlives the term, and nothing that matters is only here.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_model::object::{NodeStatus, Replica};
 use gantry_model::phase::Desired;
 use gantry_model::spec::Usage;
 use gantry_model::{DurationMs, NodeId, ReplicaId, ServiceId, Timestamp};
-use gantry_reconcile::{Acks, View, reconcile};
+use gantry_reconcile::{Acks, ServicePlan, View, reconcile};
 use gantry_scheduler::{Fleet, Request};
-use gantry_state::{Change, Key, Op, Outcome, Precondition, Refusal, State, Transaction};
+use gantry_state::{Change, Key, Object, Op, Outcome, Precondition, Refusal, State, Transaction};
 
 use crate::autoscale::Autoscaler;
 use crate::work::Work;
@@ -25,6 +26,9 @@ const PAUSE_AFTER_FAILURE: DurationMs = DurationMs(100);
 
 /// Operations in one transaction at most: larger plans are written in several passes, so that no entry blocks the log.
 const OPS_PER_PASS: usize = 2000;
+
+/// About the bytes of reports in one transaction at most. With a pass of the largest size they stay below the largest entry.
+const REPORT_BYTES_MAX: usize = 768 * 1024;
 
 /// The leader's two clocks.
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +77,8 @@ pub struct Controller {
 /// Acknowledgements as `reconcile` asks for them.
 struct LiveAcks<'a> {
     state: &'a State,
+    /// The least revision of all ready nodes, asked for once in a pass however many replicas drain.
+    least: &'a OnceCell<u64>,
     /// The revision up to which a node's data path is known to be.
     applied: &'a dyn Fn(NodeId) -> u64,
 }
@@ -81,8 +87,9 @@ impl Acks for LiveAcks<'_> {
     /// Every ready node has in effect a set computed after the replica began to drain.
     fn drained(&self, replica: &Replica) -> bool {
         let since = self.state.modified(&Key::Replica(replica.id));
-        let mut ready = self.state.nodes().filter(|node| node.status == NodeStatus::Ready);
-        ready.all(|node| (self.applied)(node.id) >= since)
+        let ready = || self.state.nodes().filter(|node| node.status == NodeStatus::Ready);
+        let least = || ready().map(|node| (self.applied)(node.id)).min().unwrap_or(u64::MAX);
+        *self.least.get_or_init(least) >= since
     }
 }
 
@@ -179,7 +186,7 @@ impl Controller {
         if self.proposing || moment.monotonic < self.paused_until {
             return None;
         }
-        self.in_flight = std::mem::take(&mut self.pending);
+        self.in_flight = self.take_reports();
         let mut transaction =
             Transaction::new(moment.now, self.in_flight.clone()).requiring(Precondition::Term(self.term));
         let knows_all = !self.uncertain && self.state.revision() >= self.awaited;
@@ -198,6 +205,18 @@ impl Controller {
         }
         self.proposing = true;
         Some(transaction)
+    }
+
+    /// As many reports as one transaction takes, and at least one.
+    fn take_reports(&mut self) -> Vec<Op> {
+        let mut bytes = 0;
+        let fits = |op: &&Op| {
+            bytes += weight(op);
+            bytes <= REPORT_BYTES_MAX
+        };
+        let count = self.pending.iter().take_while(fits).count().max(1);
+        let rest = self.pending.split_off(count.min(self.pending.len()));
+        std::mem::replace(&mut self.pending, rest)
     }
 
     /// What became of the transaction in flight.
@@ -237,12 +256,13 @@ impl Controller {
     ) {
         let mut left: BTreeSet<ServiceId> = self.work.take(transaction.at);
         let mut homeless: Vec<Request> = Vec::new();
+        let least = OnceCell::new();
         while let Some(service) = left.pop_first() {
             if transaction.ops.len() + homeless.len() >= OPS_PER_PASS {
                 left.insert(service);
                 break;
             }
-            homeless.extend(self.decide_service(service, transaction, applied, ids));
+            homeless.extend(self.decide_service(service, transaction, (applied, &least), ids));
         }
         self.work.put_back(left);
         self.place(&homeless, transaction);
@@ -267,11 +287,12 @@ impl Controller {
         &mut self,
         service: ServiceId,
         transaction: &mut Transaction,
-        applied: &dyn Fn(NodeId) -> u64,
+        (applied, least): (&dyn Fn(NodeId) -> u64, &OnceCell<u64>),
         ids: &mut dyn FnMut() -> ReplicaId,
     ) -> Vec<Request> {
         let acks = LiveAcks {
             state: &self.state,
+            least,
             applied,
         };
         let view = View {
@@ -279,7 +300,8 @@ impl Controller {
             now: transaction.at,
             acks: &acks,
         };
-        let plan = reconcile(&view, service, ids);
+        let mut plan = reconcile(&view, service, ids);
+        limit_new(&mut plan, OPS_PER_PASS);
         self.work.wake(service, plan.wake_at);
         let drains = |replica: &Replica| replica.desired == Desired::Drain;
         if self.state.replicas_of(service).any(drains) {
@@ -297,12 +319,51 @@ impl Controller {
     }
 }
 
+/// About the bytes that a report takes in an entry.
+fn weight(op: &Op) -> usize {
+    match op {
+        Op::Observe { observed, .. } => 384 + observed.message.len(),
+        Op::Hold { image, .. } => 768 + 192 * (image.manifest.blobs.len() + image.manifest.manifests.len()),
+        Op::Put(_)
+        | Op::Delete(_)
+        | Op::Assign { .. }
+        | Op::Desire { .. }
+        | Op::Admit { .. }
+        | Op::GiveUp { .. }
+        | Op::Explain { .. }
+        | Op::Release { .. }
+        | Op::TakeDown { .. }
+        | Op::Record(_) => 384,
+    }
+}
+
+/// Leaves replicas beyond `most` to a later pass, which misses them: one entry cannot hold any number.
+fn limit_new(plan: &mut ServicePlan, most: usize) {
+    let (mut new, mut left) = (0, BTreeSet::new());
+    plan.ops.retain(|op| match op {
+        Op::Put(object) => match object.as_ref() {
+            Object::Replica(replica) => {
+                new += 1;
+                let kept = new <= most;
+                if !kept {
+                    left.insert(replica.id);
+                }
+                kept
+            }
+            _ => true,
+        },
+        _ => true,
+    });
+    if !left.is_empty() {
+        plan.place.retain(|request| !left.contains(&request.replica));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use gantry_model::ByteSize;
     use gantry_model::object::Node;
-    use gantry_state::Object;
 
     fn moment(ms: u64) -> Moment {
         Moment {
@@ -363,6 +424,57 @@ mod tests {
         assert_eq!(next(&mut controller, 70), None, "a pause after a failure");
         let barrier = next(&mut controller, 1_000).expect("the fate of the last write has to be known");
         assert_eq!(barrier.ops, []);
+    }
+
+    #[test]
+    fn reports_are_written_in_entries_of_a_bounded_size_and_none_is_lost() {
+        let mut controller = Controller::begin(1, State::default());
+        let op = |number: usize| Op::Record(gantry_state::NewEvent::new(format!("node {number}"), "joined", ""));
+        let all: Vec<Op> = (0..10_000).map(op).collect();
+        controller.report(all.clone());
+        let mut written = Vec::new();
+        for ms in 1.. {
+            let Some(transaction) = next(&mut controller, ms) else {
+                break;
+            };
+            assert!(
+                transaction.ops.len() <= REPORT_BYTES_MAX / 384,
+                "{}",
+                transaction.ops.len()
+            );
+            written.extend(transaction.ops);
+            controller.proposed(Ok(Outcome::Committed { revision: ms }), DurationMs(ms));
+        }
+        assert!(written == all);
+    }
+
+    #[test]
+    fn a_service_of_any_size_is_made_in_passes() {
+        let mut state = state();
+        let mut service = state.service(ServiceId(5)).expect("it is there").clone();
+        let mut spec = (*service.spec).clone();
+        spec.mode = gantry_model::spec::Mode::Replicated { replicas: 5_000 };
+        service.spec = std::sync::Arc::new(spec);
+        let put = Op::Put(Box::new(Object::Service(service)));
+        state.apply(2, 1, &Transaction::new(Timestamp(2), vec![put]));
+        let mut controller = Controller::begin(1, state.clone());
+        let mut made = 0;
+        for index in 3..30 {
+            let mut id = 0;
+            let transaction = controller.propose(moment(index), &|_| 0, &mut || {
+                id += 1;
+                ReplicaId(index * 100_000 + id)
+            });
+            let Some(transaction) = transaction else { break };
+            let new = |op: &&Op| matches!(op, Op::Put(object) if matches!(object.as_ref(), Object::Replica(_)));
+            let count = transaction.ops.iter().filter(new).count();
+            assert!(count <= OPS_PER_PASS, "{count}");
+            made += count;
+            let (outcome, changes) = state.apply(index, 1, &transaction);
+            controller.changed(state.clone(), &changes);
+            controller.proposed(Ok(outcome), DurationMs(index));
+        }
+        assert_eq!(made, 5_000);
     }
 
     #[test]

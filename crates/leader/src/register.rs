@@ -115,13 +115,15 @@ fn join(
 /// The next subnet that was never given out, then any that is free again: routes to a node that left linger for a while.
 fn free_subnet(cluster: &ClusterRecord, state: &State) -> Option<Ipv4Net> {
     let config = &cluster.config;
-    let taken: BTreeSet<Ipv4Net> = state.nodes().map(|node| node.subnet).collect();
     let count = 1u64 << config.node_prefix.saturating_sub(config.replica_pool.prefix());
-    (0..count)
-        .filter_map(|offset| {
-            config
-                .replica_pool
-                .subnet(config.node_prefix, (cluster.subnets_given + offset) % count)
-        })
-        .find(|subnet| !taken.contains(subnet))
+    let nth = |offset| {
+        let number = (cluster.subnets_given + offset) % count;
+        config.replica_pool.subnet(config.node_prefix, number)
+    };
+    // Mostly the next one is free, and looking through the nodes is cheaper than gathering what they have.
+    let next = nth(0).filter(|next| state.nodes().all(|node| node.subnet != *next));
+    next.or_else(|| {
+        let taken: BTreeSet<Ipv4Net> = state.nodes().map(|node| node.subnet).collect();
+        (1..count).filter_map(nth).find(|subnet| !taken.contains(subnet))
+    })
 }

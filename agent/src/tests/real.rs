@@ -350,6 +350,7 @@ fn service(name: &str, vip: Ipv4Addr) -> Item {
     let network = ServiceNetwork {
         vip: Some(vip),
         names: vec![name.to_string()],
+        ..ServiceNetwork::default()
     };
     Item::Service(ServiceItem {
         id: ServiceId(1),
@@ -359,6 +360,8 @@ fn service(name: &str, vip: Ipv4Addr) -> Item {
         networks: BTreeMap::from([("shop_default".to_string(), network)]),
         ports: Vec::new(),
         endpoints: Vec::new(),
+        members: BTreeMap::new(),
+        policy: None,
         ingress: None,
     })
 }

@@ -23,7 +23,7 @@ fn application(replicas: u32, image: &str) -> Application {
     let spec: ServiceSpec = serde_json::from_value(serde_json::json!({
         "mode": Mode::Replicated { replicas },
         "container": ContainerSpec { image: image.into(), ..ContainerSpec::default() },
-        "networks": { "default": NetworkAttachment { aliases: vec![], network: "shop_default".into() } },
+        "networks": { "default": NetworkAttachment { network: "shop_default".into(), ..Default::default() } },
         "ports": [{ "target": 80, "published": 8080, "protocol": "tcp", "mode": "ingress" }],
     }))
     .expect("a valid spec");

@@ -402,6 +402,14 @@ pub(crate) const X_GANTRY: &[Key] = &[
     ("policy", Read),
     ("autoscale", Read),
 ];
+pub(crate) const AUTOSCALE: &[Key] = &[
+    ("min", Read),
+    ("max", Read),
+    ("cpu", Read),
+    ("memory", Read),
+    ("schedule", Read),
+];
+pub(crate) const AUTOSCALE_SCHEDULE: &[Key] = &[("from", Read), ("time_zone", Read), ("min", Read), ("max", Read)];
 pub(crate) const ROLLOUT: &[Key] = &[
     ("batch", Read),
     ("progress_deadline", Read),

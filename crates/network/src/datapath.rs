@@ -15,8 +15,9 @@ use gantry_model::ReplicaId;
 use gantry_model::net::Ipv4Net;
 use gantry_netplan::{Change, Gateway, Plan, Warning, diff, render_commands, render_nft};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, RwLock};
+use tokio::sync::{Mutex, Notify, RwLock};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::endpoint::{self, Endpoint};
 use crate::links::{Link, Links};
@@ -24,6 +25,9 @@ use crate::node::{self, Names};
 use crate::routes::{SERVICE_PROTOCOL, Target};
 use crate::watch::{Disturbance, Watch};
 use crate::{Connections, NetworkError, conntrack, firewall, flows, namespace, nft, sockets};
+
+/// A plan that names a replica follows within milliseconds the set that names it; without a server it may never.
+const PLANNED_SECONDS_MAX: Duration = Duration::from_secs(1);
 
 /// An endpoint that still answers does so sooner; a client that hears nothing asks again after as long (RFC 6298, 2.1).
 const ANSWER_SECONDS_MAX: Duration = Duration::from_secs(1);
@@ -75,6 +79,8 @@ pub struct NodeDatapath {
     watch: Watch,
     /// Entries of connections to be deleted a moment later.
     forgetting: StdMutex<JoinSet<()>>,
+    /// Tells of each plan applied.
+    news: Notify,
     /// Held to write while replicas' links are looked at as a whole: none is half made then.
     replicas: RwLock<()>,
 }
@@ -106,6 +112,7 @@ impl NodeDatapath {
                 vec![names.table.clone(), flows::table(&names.table)],
                 SERVICE_PROTOCOL.into(),
             )?,
+            news: Notify::new(),
             replicas: RwLock::new(()),
             names,
         })
@@ -125,6 +132,7 @@ impl NodeDatapath {
             plan: plan.clone(),
             report: report.clone(),
         });
+        self.news.notify_waiters();
         Ok(report)
     }
 
@@ -345,14 +353,35 @@ impl NodeDatapath {
     }
 
     /// Gives the replica a network namespace with its address, and returns the namespace's file. A replica that has one keeps
-    /// it: whatever is missing in it is added.
+    /// it: whatever is missing in it is added. Waits a moment for a plan that names the replica, so that its first packet passes.
     ///
     /// # Errors
     /// Before the first [`apply`](Self::apply), or when the kernel refuses something; attaching again goes on where it stopped.
     pub async fn attach(&self, replica: ReplicaId, address: Ipv4Addr) -> Result<PathBuf, NetworkError> {
         let base = self.base.load_full().ok_or(NetworkError::NotApplied)?;
+        if timeout(PLANNED_SECONDS_MAX, self.planned(replica, address))
+            .await
+            .is_err()
+        {
+            tracing::warn!(%replica, "its network begins before the rules that let it reach others");
+        }
         let _one_of_many = self.replicas.read().await;
         self.attach_at(&base, replica, address).await
+    }
+
+    /// Waits until the rules know the replica: before, its packets are dropped.
+    async fn planned(&self, replica: ReplicaId, address: Ipv4Addr) {
+        loop {
+            let mut news = std::pin::pin!(self.news.notified());
+            news.as_mut().enable();
+            let applied = self.applied.lock().await;
+            let known = applied.as_ref().and_then(|applied| applied.plan.replicas.get(&replica));
+            if known == Some(&address) {
+                return;
+            }
+            drop(applied);
+            news.await;
+        }
     }
 
     async fn attach_at(&self, base: &Base, replica: ReplicaId, address: Ipv4Addr) -> Result<PathBuf, NetworkError> {

@@ -33,8 +33,11 @@ pub(crate) const NODES: &str = "nodes";
 /// Replicas of this node that are on internal networks only.
 pub(crate) const CONFINED: &str = "confined";
 
-/// Holds the address 0.0.0.0 for as long as the table is in force.
-const WHOLE: &str = "whole";
+/// 0.0.0.0 → the chain that drops, for as long as the table is in force. Maps to chains, because only of those are the elements
+/// gone from the moment in which a table is deleted; a set keeps its own until it is freed.
+const DROPPING: &str = "dropping";
+/// The same for the chain that refuses.
+const REFUSING: &str = "refusing";
 
 const ADDRESSES: SetKind = SetKind {
     key_type: "ipv4_addr",
@@ -46,13 +49,14 @@ const CHAINS: SetKind = SetKind {
 };
 
 /// The sets that are there whatever the node runs.
-pub(crate) const FIXED_SETS: [(&str, SetKind); 6] = [
+pub(crate) const FIXED_SETS: [(&str, SetKind); 7] = [
     (FROM, CHAINS),
     (TO, CHAINS),
     (POLICED, CHAINS),
     (NODES, ADDRESSES),
     (CONFINED, ADDRESSES),
-    (WHOLE, ADDRESSES),
+    (DROPPING, CHAINS),
+    (REFUSING, CHAINS),
 ];
 
 /// Where what isolates is put.
@@ -95,9 +99,10 @@ pub(crate) fn isolate(network: &NodeNetwork, table: &mut impl Table) {
             .collect(),
         table,
     };
-    isolation
-        .table
-        .element(WHOLE, Key::Address(Ipv4Addr::UNSPECIFIED), None);
+    for (map, chain) in [(DROPPING, "vanish"), (REFUSING, "refuse")] {
+        let any = Key::Address(Ipv4Addr::UNSPECIFIED);
+        isolation.table.element(map, any, Some(chain.to_string()));
+    }
     isolation.add_nodes();
     isolation.add_networks();
     for replica in network.replicas.values().filter(|replica| !replica.networks.is_empty()) {
@@ -109,7 +114,7 @@ pub(crate) fn isolate(network: &NodeNetwork, table: &mut impl Table) {
 }
 
 /// The common part of the packet's way; `vips` and `replicas` are the cluster's pools, `subnet` is this node's.
-pub(crate) fn base_rules(network: &NodeNetwork) -> [(&'static str, Vec<String>); 5] {
+pub(crate) fn base_rules(network: &NodeNetwork) -> [(&'static str, Vec<String>); 6] {
     let (subnet, gateway) = (network.subnet, network.gateway);
     let (replicas, published) = (network.replica_pool, published(network));
     let egress = vec![
@@ -131,15 +136,16 @@ pub(crate) fn base_rules(network: &NodeNetwork) -> [(&'static str, Vec<String>);
         format!("ip daddr {gateway} icmp type echo-request return"),
         "goto refuse".to_string(),
     ];
-    // A packet under way while the table is replaced passes the former rules, but no longer finds what was in its sets: the table
+    // A packet under way while the table is replaced passes the former rules, but no longer finds what was in its maps: the table
     // that stands in meanwhile judges it.
-    let unless_going = format!("ip saddr & 0.0.0.0 != @{WHOLE} accept");
+    let unless_going = |map| vec![format!("ip saddr & 0.0.0.0 vmap @{map}"), "accept".to_string()];
     [
         ("egress", egress),
         ("ingress", ingress),
         ("confine", confined),
-        ("forbid", vec![unless_going.clone(), "goto refuse".to_string()]),
-        ("ignore", vec![unless_going, "drop".to_string()]),
+        ("forbid", unless_going(REFUSING)),
+        ("ignore", unless_going(DROPPING)),
+        ("vanish", vec!["drop".to_string()]),
     ]
 }
 

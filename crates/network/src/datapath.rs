@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use gantry_model::ReplicaId;
 use gantry_model::net::Ipv4Net;
 use gantry_netplan::{Change, Gateway, Plan, Warning, diff, render_commands, render_nft};
@@ -79,6 +79,8 @@ pub struct NodeDatapath {
     watch: Watch,
     /// Entries of connections to be deleted a moment later.
     forgetting: StdMutex<JoinSet<()>>,
+    /// Addresses that the rules send connections to now.
+    endpoints: Arc<ArcSwap<BTreeSet<Ipv4Addr>>>,
     /// Tells of each plan applied.
     news: Notify,
     /// Held to write while replicas' links are looked at as a whole: none is half made then.
@@ -108,6 +110,7 @@ impl NodeDatapath {
             applied: Mutex::new(None),
             base: ArcSwapOption::empty(),
             forgetting: StdMutex::default(),
+            endpoints: Arc::default(),
             watch: Watch::start(
                 vec![names.table.clone(), flows::table(&names.table)],
                 SERVICE_PROTOCOL.into(),
@@ -128,6 +131,7 @@ impl NodeDatapath {
             None => self.apply_all(plan).await?,
             Some(before) => self.apply_change(&before, plan).await?,
         };
+        self.endpoints.store(Arc::new(plan.endpoints()));
         *applied = Some(Applied {
             plan: plan.clone(),
             report: report.clone(),
@@ -270,13 +274,17 @@ impl NodeDatapath {
         })
     }
 
-    /// Clients whose connection nobody answered are sent to somebody else when they ask again.
+    /// Clients whose connection nobody answered are sent to somebody else when they ask again, unless the address answers again
+    /// by then.
     fn forget_unanswered_later(&self, gone: BTreeSet<Ipv4Addr>) {
         let mut forgetting = self.forgetting.lock().unwrap_or_else(PoisonError::into_inner);
         while forgetting.try_join_next().is_some() {}
+        let endpoints = Arc::clone(&self.endpoints);
         forgetting.spawn(async move {
             tokio::time::sleep(ANSWER_SECONDS_MAX).await;
-            if let Err(error) = conntrack::forget_unanswered(move |address| gone.contains(&address)).await {
+            let serving = endpoints.load_full();
+            let is_gone = move |address| gone.contains(&address) && !serving.contains(&address);
+            if let Err(error) = conntrack::forget_unanswered(is_gone).await {
                 tracing::warn!(%error, "connections that nobody answered are not sent elsewhere");
             }
         });

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::{ServerAddress, SnapshotMeta, TypeConfig, Vote};
 
 /// Version of the frames; the transport refuses a server that speaks another.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 
 /// Bytes of entries in one append. gRPC refuses messages over 4 MiB by default.
 pub const APPEND_BYTES_MAX: usize = 1024 * 1024;

@@ -52,7 +52,7 @@ fn defects_that_are_put_in_are_found() {
         (Plant::OldRoutes, "stale-route", 0),
         (Plant::EarlyAnswer, "linearizable", 0),
         (Plant::NoFence, "surge", 100),
-        (Plant::StaleNode, "linearizable", 140),
+        (Plant::StaleNode, "linearizable", 600),
     ];
     for (plant, promise, first) in expected {
         let breaks = |seed| {

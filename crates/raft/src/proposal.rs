@@ -161,12 +161,12 @@ mod tests {
 
     #[test]
     fn it_travels_as_the_bytes_that_were_made_first() {
-        let proposal = Proposal::new(transaction()).unwrap();
-        let sent = encode(&proposal).unwrap();
+        let proposal = Proposal::new(transaction()).expect("it can be encoded");
+        let sent = encode(&proposal).expect("it can be encoded");
         assert!(sent.len() < proposal.bytes() + 32, "hardly more than the transaction");
-        let arrived: Proposal = decode(&sent).unwrap();
+        let arrived: Proposal = decode(&sent).expect("what was encoded");
         assert_eq!(arrived.transaction(), &transaction());
-        assert_eq!(encode(&arrived).unwrap(), sent);
+        assert_eq!(encode(&arrived).expect("it can be encoded"), sent);
     }
 
     #[test]
@@ -178,14 +178,14 @@ mod tests {
         let older = encode(&Older {
             transaction: transaction(),
         });
-        let read: Proposal = decode(&older.unwrap()).unwrap();
+        let read: Proposal = decode(&older.expect("it can be encoded")).expect("what an older build wrote");
         assert_eq!(read.transaction(), &transaction());
     }
 
     #[test]
     fn damaged_bytes_are_refused() {
-        let proposal = Proposal::new(transaction()).unwrap();
-        let mut sent = encode(&proposal).unwrap();
+        let proposal = Proposal::new(transaction()).expect("it can be encoded");
+        let mut sent = encode(&proposal).expect("it can be encoded");
         let last = sent.len() - 1;
         sent.truncate(last);
         assert!(decode::<Proposal>(&sent).is_err());

@@ -76,13 +76,13 @@ mod tests {
             if number == 1 {
                 let (one, another) = (rounds.join(), rounds.join());
                 assert!(!one.1 && !another.1, "a round is under way");
-                late.lock().unwrap().extend([one.0, another.0]);
+                late.lock().expect("no reader panics").extend([one.0, another.0]);
             }
             number
         };
         rounds.run(round).await;
         assert_eq!(first.await, Ok(1));
-        let late = std::mem::take(&mut *late.lock().unwrap());
+        let late = std::mem::take(&mut *late.lock().expect("no reader panics"));
         for waiter in late {
             assert_eq!(waiter.await, Ok(2));
         }

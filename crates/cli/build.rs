@@ -1,7 +1,7 @@
 //! How the program `gantry` is linked, for the sake of every command's start: an executable of 80 MB that is moved to a random
 //! address has 70,000 addresses to correct in 270 pages each time, and the C++ library brings 5,000 symbols to look up.
 //!
-//! It is linked for a fixed address, as Docker, Kubernetes and Nomad are (Go's default): its heap, its stacks and the C library
+//! It is linked for a fixed address, Go's default for programs on Linux: its heap, its stacks and the C library
 //! still lie at random ones. The C++ library becomes a part of it where the static one is installed.
 
 use std::os::unix::fs::symlink;

@@ -280,6 +280,23 @@ async fn logs(client: &mut NodeAgentClient<Channel>, id: u64, follow: bool) -> V
     lines
 }
 
+/// The first line that a replica prints: it runs before it has printed anything.
+async fn first_line(client: &mut NodeAgentClient<Channel>, id: u64) -> String {
+    let request = LogsRequest {
+        replica: ReplicaId(id).to_string(),
+        tail: -1,
+        follow: true,
+        ..LogsRequest::default()
+    };
+    let mut stream = client.logs(request).await.expect("it has a log").into_inner();
+    let record = tokio::time::timeout(DEADLINE, stream.message())
+        .await
+        .expect("it prints a line")
+        .expect("readable")
+        .expect("a log that is followed goes on");
+    String::from_utf8(record.line.to_vec()).expect("text")
+}
+
 /// Runs a command in the replica's container: what it printed, and its exit status.
 async fn exec(client: &mut NodeAgentClient<Channel>, id: u64, command: &[&str], stdin: &[u8]) -> (String, i32) {
     let start = ExecStart {
@@ -402,6 +419,7 @@ fn a_replica_lives_is_adopted_by_the_next_agent_and_leaves_nothing() {
         let observed = host.until_phase(1, Phase::Running).await;
         assert!(observed.ready && observed.pid.is_some(), "{observed:?}");
         until("the set is acknowledged", || host.server.is_acknowledged()).await;
+        assert_eq!(first_line(&mut client, 1).await, "ready");
         assert_eq!(logs(&mut client, 1, false).await, ["ready"]);
         assert_eq!(
             exec(&mut client, 1, &["cat"], b"over stdin").await,

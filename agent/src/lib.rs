@@ -197,6 +197,7 @@ impl Agent {
         let scope = self.shutdown.child_token();
         let mut parts: JoinSet<Result<(), Problem>> = JoinSet::new();
         let (core, session, datapath) = self.connect(&scope).await?;
+        let sessions = session.opened();
         parts.spawn(core.run());
         parts.spawn(async move {
             datapath.run().await;
@@ -207,7 +208,7 @@ impl Agent {
             Ok(())
         });
         self.spawn_renewal(&mut parts, &scope);
-        self.spawn_services(&mut parts, listener, &scope);
+        self.spawn_services(&mut parts, listener, sessions, &scope);
         let mut outcome = Ok(());
         while let Some(ended) = parts.join_next().await {
             let crashed = |_| Err(Problem::new(Class::Internal, "agent", "a part of it crashed"));
@@ -254,6 +255,7 @@ impl Agent {
         self,
         parts: &mut JoinSet<Result<(), Problem>>,
         listener: TcpListener,
+        sessions: watch::Receiver<u64>,
         scope: &CancellationToken,
     ) {
         let service = NodeService {
@@ -276,6 +278,11 @@ impl Agent {
         parts.spawn(self.socket.serve(routes.clone(), own));
         parts.spawn(async move {
             gantry_rpc::serve(listener, credentials, routes, remote).await;
+            Ok(())
+        });
+        let (naming, ends) = (service.clone(), scope.clone());
+        parts.spawn(async move {
+            service::names::settle(&naming, sessions, &ends).await;
             Ok(())
         });
         let (engine, scope) = (self.engine, scope.clone());

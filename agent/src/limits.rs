@@ -79,6 +79,10 @@ pub const RESERVE_MEMORY_DEFAULT: ByteSize = ByteSize::mib(128);
 pub const LINK_NAME_MAX: usize = 15;
 /// Smallest pool of containers run by hand: network, gateway, one container and broadcast.
 pub const LOCAL_POOL_SIZE_MIN: u64 = 4;
+/// A name that was made here is told to the cluster again after so long, when that did not work at once.
+pub const NAMES_AFTER: DurationMs = DurationMs(2_000);
+/// A name that the cluster does not take, because it means something else by it, is offered again after so long.
+pub const NAMES_AGAIN_AFTER: DurationMs = DurationMs(60_000);
 /// The disk is looked at this often; it is collected only when it runs short.
 pub const COLLECT_INTERVAL: DurationMs = DurationMs(300_000);
 

@@ -47,6 +47,7 @@ pub(crate) struct Session {
     ports: Ports,
     shutdown: CancellationToken,
     epoch: u64,
+    opened: watch::Sender<u64>,
 }
 
 /// How one try at a server ended.
@@ -75,7 +76,13 @@ impl Session {
             ports,
             shutdown,
             epoch: 0,
+            opened: watch::Sender::default(),
         }
+    }
+
+    /// Rises with every session.
+    pub(crate) fn opened(&self) -> watch::Receiver<u64> {
+        self.opened.subscribe()
     }
 
     /// Opens one session after another until shutdown.
@@ -138,6 +145,7 @@ impl Session {
             }
         };
         self.epoch += 1;
+        self.opened.send_replace(self.epoch);
         tracing::info!(address, session = welcome.session, "session opened");
         self.remember(&welcome.servers);
         conversation.hold(self.epoch, &welcome).await

@@ -2,8 +2,9 @@
 
 mod fetch;
 pub(crate) mod kept;
+mod names;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -24,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Images, ReadyImage, blocking};
 use crate::limits::LOCATE_TIMEOUT;
 use kept::Kept;
+use names::Names;
 
 /// Finds the node behind an agent's address.
 pub(crate) type NodeAt = dyn Fn(SocketAddr) -> Option<NodeId> + Send + Sync;
@@ -37,6 +39,7 @@ pub(crate) struct NodeImages {
     node_at: Arc<OnceLock<Box<NodeAt>>>,
     inventory: watch::Sender<Arc<Vec<v1::ImageInfo>>>,
     kept: Kept,
+    names: Names,
     /// What manifests say never changes.
     facts: Arc<Mutex<BTreeMap<Digest, Document>>>,
 }
@@ -46,6 +49,7 @@ impl NodeImages {
     pub(crate) fn new(store: Arc<Store>, servers: ServerPool, channels: Channels) -> Self {
         let images = Self {
             kept: Kept::open(&store),
+            names: Names::open(&store),
             facts: Arc::default(),
             store,
             servers,
@@ -81,12 +85,13 @@ impl NodeImages {
     /// Looks again at what the node holds.
     pub(crate) fn refresh(&self) {
         let listed = self.store.list();
+        self.names.retain(&self.store);
         let mut kept = self.kept.all();
         for info in &listed {
             kept.remove(&info.digest);
         }
         let others = kept.into_iter().filter_map(|digest| self.describe(digest));
-        let mut images: Vec<_> = listed.iter().map(|info| self.described(wire_info(info))).collect();
+        let mut images: Vec<_> = listed.iter().map(|info| self.described(nameless(info))).collect();
         images.extend(others);
         self.forget_facts(&images);
         self.inventory.send_if_modified(|held| {
@@ -96,18 +101,70 @@ impl NodeImages {
         });
     }
 
-    /// Tells the cluster of images that came, and of names that mean nothing any more. Without a server it is told by the
-    /// inventory of the next session, names left out.
+    /// Tells the cluster of images that came, and of names that mean nothing any more. Without a server it is told of the images by
+    /// the inventory of the next session, and of names that came when they are settled.
     pub(crate) async fn record(&self, images: Vec<v1::ImageInfo>, untagged: Vec<String>) {
+        let told: Vec<(String, Digest)> = images.iter().flat_map(names_of).collect();
         let images = images.into_iter().map(|image| self.described(image)).collect();
         let request = RecordImagesRequest { images, untagged };
         let recorded = self.servers.call(Repeat::Harmless, |channel| {
             let request = request.clone();
             async move { SessionClient::new(channel).with_limits().record_images(request).await }
         });
-        if let Err(problem) = recorded.await {
-            tracing::warn!(%problem, "the cluster was not told of images of this node");
+        match recorded.await {
+            Ok(_) => self.acknowledged(told).await,
+            Err(problem) => tracing::warn!(%problem, "the cluster was not told of images of this node"),
         }
+    }
+
+    async fn acknowledged(&self, told: Vec<(String, Digest)>) {
+        let (names, store) = (self.names.clone(), Arc::clone(&self.store));
+        blocking(move || names.record(&store, told)).await;
+    }
+
+    /// Names that the cluster has not acknowledged, and what they mean.
+    fn made(&self) -> impl Iterator<Item = (String, Digest)> {
+        let listed = self.store.list();
+        let names: BTreeSet<ImageReference> = listed.into_iter().flat_map(|info| info.references).collect();
+        names.into_iter().filter_map(|reference| {
+            let name = reference.to_string();
+            let digest = self.store.resolve(&reference)?;
+            (!self.names.contains(&name)).then_some((name, digest))
+        })
+    }
+
+    /// Whether there are names that the cluster has not acknowledged.
+    pub(crate) fn has_unsettled(&self) -> bool {
+        self.made().next().is_some()
+    }
+
+    /// What is to be settled about names: those that the cluster has acknowledged, and those that it has not.
+    pub(crate) fn unsettled(&self) -> v1::SettleNamesRequest {
+        let named = |(reference, digest): (String, Digest)| v1::NamedImage {
+            reference,
+            digest: digest.to_string(),
+        };
+        v1::SettleNamesRequest {
+            known: self.names.recorded(),
+            made: self.made().map(named).collect(),
+        }
+    }
+
+    /// Settles names with the cluster; the answer is which of them to forget.
+    pub(crate) async fn settle(&self, request: &v1::SettleNamesRequest) -> Result<Vec<String>, Problem> {
+        let settled = self.servers.call(Repeat::Harmless, |channel| {
+            let request = request.clone();
+            async move { SessionClient::new(channel).with_limits().settle_names(request).await }
+        });
+        let v1::SettleNamesReply { recorded, gone } = settled.await?;
+        let told = request.made.iter().filter(|named| recorded.contains(&named.reference));
+        let told = told.filter_map(|named| Some((named.reference.clone(), named.digest.parse().ok()?)));
+        self.acknowledged(told.collect()).await;
+        // What came anew meanwhile is not meant.
+        Ok(gone
+            .into_iter()
+            .filter(|reference| self.names.contains(reference))
+            .collect())
     }
 
     /// A manifest of any kind as it travels; none when it is not here.
@@ -159,8 +216,7 @@ impl NodeImages {
 
     /// Of what is here no more.
     fn forget_facts(&self, images: &[v1::ImageInfo]) {
-        let held: std::collections::BTreeSet<Digest> =
-            images.iter().filter_map(|image| image.digest.parse().ok()).collect();
+        let held: BTreeSet<Digest> = images.iter().filter_map(|image| image.digest.parse().ok()).collect();
         self.all_facts().retain(|digest, _| held.contains(digest));
     }
 
@@ -229,7 +285,9 @@ impl NodeImages {
             return None;
         }
         let (store, named) = (Arc::clone(&self.store), reference.clone());
-        blocking(move || store.tag(&named, digest)).await.ok()?;
+        let tagged = blocking(move || store.tag(&named, digest)).await;
+        tagged.ok()?;
+        self.acknowledged(vec![(reference.to_string(), digest)]).await;
         self.refresh();
         Some(digest)
     }
@@ -284,6 +342,23 @@ pub(crate) fn wire_info(info: &ImageInfo) -> v1::ImageInfo {
         references: info.references.iter().map(ToString::to_string).collect(),
         manifest: None,
         kept: false,
+    }
+}
+
+/// An image's names, each with what it means.
+fn names_of(image: &v1::ImageInfo) -> Vec<(String, Digest)> {
+    let Ok(digest) = image.digest.parse::<Digest>() else {
+        return Vec::new();
+    };
+    let names = image.references.iter();
+    names.map(|reference| (reference.clone(), digest)).collect()
+}
+
+/// Names are told apart from what the node holds.
+fn nameless(info: &ImageInfo) -> v1::ImageInfo {
+    v1::ImageInfo {
+        references: Vec::new(),
+        ..wire_info(info)
     }
 }
 

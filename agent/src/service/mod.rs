@@ -10,6 +10,7 @@ mod exec;
 mod images;
 pub(crate) mod local;
 mod logs;
+pub(crate) mod names;
 pub(crate) mod registry;
 mod streams;
 

@@ -98,12 +98,23 @@ pub(crate) struct State {
     pub(crate) leader: Option<String>,
     /// Agents that have any image.
     pub(crate) holders: Vec<String>,
+    /// Whether it takes nothing in of what images are called.
+    pub(crate) refuses_names: bool,
     /// What nodes call images by.
     pub(crate) names: BTreeSet<String>,
     /// What a new session gets first.
     pub(crate) first: Vec<Item>,
     outgoing: Option<mpsc::Sender<Result<ServerMessage, Status>>>,
     number: u64,
+}
+
+impl State {
+    fn takes_names(&self) -> Result<(), Status> {
+        match self.refuses_names {
+            true => Err(Status::failed_precondition("no names are taken in")),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Server {
@@ -233,13 +244,21 @@ impl Session for Server {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
-    async fn record_images(&self, _request: Request<RecordImagesRequest>) -> Result<Response<Empty>, Status> {
+    async fn record_images(&self, request: Request<RecordImagesRequest>) -> Result<Response<Empty>, Status> {
+        let RecordImagesRequest { images, untagged } = request.into_inner();
+        let mut state = self.state();
+        state.takes_names()?;
+        state.names.retain(|name| !untagged.contains(name));
+        state
+            .names
+            .extend(images.into_iter().flat_map(|image| image.references));
         Ok(Response::new(Empty {}))
     }
 
     async fn settle_names(&self, request: Request<SettleNamesRequest>) -> Result<Response<SettleNamesReply>, Status> {
         let SettleNamesRequest { known, made } = request.into_inner();
         let mut state = self.state();
+        state.takes_names()?;
         let gone: Vec<String> = known.into_iter().filter(|name| !state.names.contains(name)).collect();
         let recorded: Vec<String> = made.into_iter().map(|named| named.reference).collect();
         state.names.extend(recorded.iter().cloned());

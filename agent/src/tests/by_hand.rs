@@ -25,7 +25,7 @@ use super::real::{Host, apart};
 use crate::engine::testing::run_spec;
 use crate::testing::until;
 
-fn engine(host: &Host) -> EngineClient<Channel> {
+pub(super) fn engine(host: &Host) -> EngineClient<Channel> {
     let socket = host.folder.path().join("run/agent.sock");
     let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).expect("a path");
     EngineClient::new(endpoint.connect_lazy()).with_limits()

@@ -4,5 +4,6 @@
 mod by_hand;
 mod core;
 mod harness;
+mod names;
 mod real;
 mod session;

@@ -64,7 +64,7 @@ fn command(program: &str, arguments: &[&str]) {
 pub(super) struct Host {
     pub(super) folder: TempDir,
     cluster: Arc<Cluster>,
-    server: Server,
+    pub(super) server: Server,
     pub(super) cgroup_parent: String,
     number: u16,
 }

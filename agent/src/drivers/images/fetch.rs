@@ -76,12 +76,32 @@ impl NodeImages {
         lease
             .keep(gantry_image::Node::Manifest(digest))
             .map_err(Problem::from)?;
+        let was_here = self.is_whole(digest);
         self.fetch_manifest(digest).await?;
         self.fetch_blobs(digest, &[]).await?;
+        if !was_here {
+            self.check_wanted(digest).await?;
+        }
         let store = Arc::clone(&self.store);
         let bytes = blocking(move || store.manifest(digest)).await.map_err(Problem::from)?.1;
         let info = self.enter(lease, bytes, Some(digest)).await?;
         Ok(info)
+    }
+
+    /// It may have been removed from the cluster while it came; then it must not come back with this node.
+    async fn check_wanted(&self, digest: Digest) -> Result<(), Problem> {
+        let request = LocateImageRequest {
+            digest: digest.to_string(),
+            reference: String::new(),
+        };
+        match self.locate(request).await?.digest.is_empty() {
+            true => Err(Problem::new(
+                Class::NotFound,
+                format!("manifest {digest}"),
+                "was removed from the cluster while it came",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Takes a manifest whose blobs are here or on the holders, and keeps it for the cluster.

@@ -1,5 +1,7 @@
-//! What images are called here, settled with the cluster: with each session, and while there are names that the cluster has not
-//! acknowledged.
+//! What images are called here, settled with the cluster: with each session, and some time after images came or went while there are
+//! names that the cluster has not acknowledged.
+//!
+//! Not yet: a name alone, of an image that is here, does not wake this; when it cannot be told at once, it waits for one of the two.
 //!
 //! **Invariant:** a name goes only because the cluster said that it has it no more.
 

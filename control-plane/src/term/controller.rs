@@ -136,7 +136,12 @@ impl Driver {
     }
 
     fn expire_leases(&mut self) {
-        let expired = self.term.leases().take_expired(self.context.env.monotonic());
+        let now = self.context.env.monotonic();
+        let deadline = now + self.context.timing().lease;
+        for node in self.controller.take_arrived() {
+            self.term.leases().grant(node, deadline);
+        }
+        let expired = self.term.leases().take_expired(now);
         for node in expired {
             if self.controller.take_down(node) {
                 tracing::warn!(%node, "no heartbeat within the lease");

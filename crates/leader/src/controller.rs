@@ -59,6 +59,8 @@ pub struct Controller {
     fleet: Fleet,
     work: Work,
     autoscaler: Autoscaler,
+    /// Nodes that were stored as ready since they were asked for.
+    arrived: BTreeSet<NodeId>,
     /// Reports and node changes to be written.
     pending: Vec<Op>,
     /// Those among the transaction in flight: written again if it is refused.
@@ -102,6 +104,7 @@ impl Controller {
         Self {
             autoscaler,
             term,
+            arrived: ready(&state).collect(),
             fleet: Fleet::from_state(&state),
             work: Work::everything(&state),
             state,
@@ -132,6 +135,11 @@ impl Controller {
             self.fleet.apply(change);
             self.work.note(&state, change);
             self.autoscaler.note(change);
+            if let Some(Object::Node(node)) = change.after.as_deref()
+                && node.status == NodeStatus::Ready
+            {
+                self.arrived.insert(node.id);
+            }
         }
         self.state = state;
     }
@@ -141,7 +149,13 @@ impl Controller {
         self.fleet = Fleet::from_state(&state);
         self.work = Work::everything(&state);
         self.autoscaler.look_at(&state);
+        self.arrived.extend(ready(&state));
         self.state = state;
+    }
+
+    /// Nodes that are ready, and may have no lease: whoever registers a node opens its session afterwards, and may not come so far.
+    pub fn take_arrived(&mut self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.arrived)
     }
 
     /// Something to be written as it is.
@@ -319,6 +333,11 @@ impl Controller {
     }
 }
 
+fn ready(state: &State) -> impl Iterator<Item = NodeId> + '_ {
+    let ready = state.nodes().filter(|node| node.status == NodeStatus::Ready);
+    ready.map(|node| node.id)
+}
+
 /// About the bytes that a report takes in an entry.
 fn weight(op: &Op) -> usize {
     match op {
@@ -400,6 +419,35 @@ mod tests {
         let mut state = State::default();
         state.apply(1, 1, &Transaction::new(Timestamp(1), ops));
         state
+    }
+
+    #[test]
+    fn a_node_that_becomes_ready_is_named_once_whether_or_not_a_session_follows() {
+        let mut controller = Controller::begin(1, state());
+        assert_eq!(controller.take_arrived(), BTreeSet::from([NodeId(1)]));
+        assert_eq!(controller.take_arrived(), BTreeSet::new());
+        let mut state = state();
+        let known = state.node(NodeId(1)).expect("it is there").clone();
+        let mut write = |index, status, at| {
+            let status_since = Timestamp(at);
+            let node = Node {
+                status,
+                status_since,
+                ..known.clone()
+            };
+            let put = Op::Put(Box::new(Object::Node(node)));
+            let (_, changes) = state.apply(index, 1, &Transaction::new(Timestamp(at), vec![put]));
+            controller.changed(state.clone(), &changes);
+            controller.take_arrived()
+        };
+        assert_eq!(write(2, NodeStatus::Down, 2), BTreeSet::new());
+        assert_eq!(write(3, NodeStatus::Ready, 3), BTreeSet::from([NodeId(1)]));
+        controller.start_over(state);
+        assert_eq!(
+            controller.take_arrived(),
+            BTreeSet::from([NodeId(1)]),
+            "what changed is not known"
+        );
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Leases of nodes: leader memory, since heartbeats are not replicated.
 //!
 //! A new leader gives every ready node a fresh lease from the start of its term, so that a failover alone takes no node down.
+//!
+//! **Invariant:** every node that the leader knows to be ready has a lease, or is being taken down: one without would stay ready
+//! for ever, and what drains would wait for its acknowledgement as long.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +21,11 @@ impl Leases {
     pub fn extend(&mut self, node: NodeId, deadline: DurationMs) {
         let current = self.deadlines.entry(node).or_insert(deadline);
         *current = (*current).max(deadline);
+    }
+
+    /// A node that is ready without a lease gets one: it was stored as ready, and no session came of that.
+    pub fn grant(&mut self, node: NodeId, deadline: DurationMs) {
+        self.deadlines.entry(node).or_insert(deadline);
     }
 
     /// The node's session is `session` from now on; an older one is over.
@@ -68,6 +76,17 @@ mod tests {
         assert!(leases.take_expired(DurationMs(99)).is_empty());
         assert_eq!(leases.take_expired(DurationMs(100)), [node]);
         assert!(leases.take_expired(DurationMs(200)).is_empty(), "a lease runs out once");
+    }
+
+    #[test]
+    fn what_is_granted_does_not_change_a_lease() {
+        let mut leases = Leases::default();
+        let (one, other) = (NodeId(1), NodeId(2));
+        leases.extend(one, DurationMs(100));
+        leases.grant(one, DurationMs(200));
+        leases.grant(other, DurationMs(200));
+        assert_eq!(leases.take_expired(DurationMs(199)), [one]);
+        assert_eq!(leases.take_expired(DurationMs(200)), [other]);
     }
 
     #[test]

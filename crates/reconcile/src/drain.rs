@@ -1,11 +1,10 @@
 //! From drained to stopped: once no node routes to a replica any more, it may stop.
 
 use gantry_model::object::Replica;
-use gantry_model::phase::{Desired, Phase};
+use gantry_model::phase::Desired;
 
 use crate::draft::{Draft, Fate};
 use crate::plan::Wanted;
-use crate::standing::node_is_live;
 
 /// Stops replicas that no traffic can reach any more.
 pub(crate) fn finish_drained(draft: &mut Draft<'_>, wanted: &Wanted) {
@@ -22,8 +21,10 @@ pub(crate) fn finish_drained(draft: &mut Draft<'_>, wanted: &Wanted) {
     }
 }
 
-/// Acknowledged by all, or out of reach of traffic anyway.
+/// Acknowledged by all, or ended by itself.
+///
+/// Neither a report that it is not ready nor the loss of its node is enough: a node that has not heard of that routes to it
+/// still, its connections are to be drained, and a node that comes back is told at once what was decided meanwhile.
 fn is_drained(draft: &Draft<'_>, replica: &Replica) -> bool {
-    let serves = replica.observed.ready && replica.observed.phase == Phase::Running;
-    !serves || !node_is_live(draft.view, replica) || draft.view.acks.drained(replica)
+    replica.observed.phase.is_terminal() || draft.view.acks.drained(replica)
 }

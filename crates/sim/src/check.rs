@@ -300,7 +300,13 @@ impl Checker {
     /// A slot has one replica that is to run, and a second one while it takes over.
     fn check_slots(&mut self, now: u64, service: ServiceId) {
         let mut active: BTreeMap<Slot, usize> = BTreeMap::new();
-        for replica in self.state.replicas_of(service).filter(|one| one.is_active()) {
+        // Its node was given up and has come back before its successor was stored: both are there until the next decision.
+        let just_back = |replica: &&Replica| {
+            let since = replica.node.and_then(|node| self.ready_since.get(&node));
+            since.is_some_and(|since| self.entries.len() <= since + RACE_ENTRIES)
+        };
+        let active_ones = self.state.replicas_of(service).filter(|one| one.is_active());
+        for replica in active_ones.filter(|one| !just_back(one)) {
             *active.entry(replica.slot).or_default() += 1;
         }
         if let Some((slot, count)) = active.into_iter().find(|(_, count)| *count > 2) {
@@ -344,9 +350,11 @@ impl Checker {
                     .is_none_or(|node| node.status == NodeStatus::Down)
             })
         };
-        // A person who pauses or drains a node takes its slot out of the rollout.
+        // A person who pauses, drains or labels a node so that the service is not to run there takes its slot out of the rollout.
         let withdrawn = |slot: &Slot| match slot {
-            Slot::Node(node) => state.node(*node).is_none_or(|node| !node.takes_replicas()),
+            Slot::Node(node) => state.node(*node).is_none_or(|node| {
+                !node.takes_replicas() || gantry_scheduler::eligible(node, &service.spec, None).is_err()
+            }),
             Slot::Index(_) => false,
         };
         retired.retain(|slot| !settled(slot) && !lost(slot) && !withdrawn(slot));

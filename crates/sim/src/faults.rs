@@ -1,6 +1,6 @@
 //! Faults begin and end; at last everything heals, and then all must become well within a bounded time.
 
-use gantry_model::object::Availability;
+use gantry_model::object::{Availability, NodeStatus};
 
 use crate::person::Wish;
 use crate::script::{Act, Fault};
@@ -73,6 +73,16 @@ impl World {
             })
             .map(|node| node.number)
             .collect();
+        // A removed node's agent may have registered once more before it was stopped: who looks sees it, down, and removes it again.
+        let left: Vec<usize> = self
+            .nodes
+            .iter()
+            .filter(|node| {
+                let record = state.node(node.id);
+                node.gone && record.is_some_and(|record| record.status == NodeStatus::Down)
+            })
+            .map(|node| node.number)
+            .collect();
         let names: Vec<String> = state.services().map(|service| service.name.to_string()).collect();
         for node in tired {
             let act = Act::Availability {
@@ -80,6 +90,9 @@ impl World {
                 to: "active".to_string(),
             };
             self.begin_task(Wish::Person(act), None, until, None);
+        }
+        for node in left {
+            self.begin_task(Wish::Person(Act::RemoveNode { node }), None, until, None);
         }
         for name in names {
             self.begin_task(Wish::Mend(name), None, until, None);

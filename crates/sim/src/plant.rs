@@ -25,11 +25,13 @@ pub enum Plant {
     OldRoutes,
     /// A node's change of status carries all of its former record along.
     StaleNode,
+    /// A node has a lease only from its session.
+    NoLease,
 }
 
 impl Plant {
     /// All of them, with their names.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("ack-early", Self::AckEarly),
         ("skip-drain", Self::SkipDrain),
         ("overbook", Self::Overbook),
@@ -39,6 +41,7 @@ impl Plant {
         ("early-answer", Self::EarlyAnswer),
         ("old-routes", Self::OldRoutes),
         ("stale-node", Self::StaleNode),
+        ("no-lease", Self::NoLease),
     ];
 
     /// A defect by its name.
@@ -66,7 +69,10 @@ pub(crate) fn spoil(plant: Option<Plant>, write: &mut Transaction, state: &State
         Some(Plant::Overbook) => overbook(write, state),
         Some(Plant::NoFence) => write.require.retain(|one| !matches!(one, Precondition::Term(_))),
         Some(Plant::StaleNode) => stale_node(write, state),
-        Some(Plant::AckEarly | Plant::Diverge | Plant::Unsaved | Plant::EarlyAnswer | Plant::OldRoutes) | None => {}
+        Some(
+            Plant::AckEarly | Plant::Diverge | Plant::Unsaved | Plant::EarlyAnswer | Plant::OldRoutes | Plant::NoLease,
+        )
+        | None => {}
     }
 }
 

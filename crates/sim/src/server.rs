@@ -348,10 +348,15 @@ impl World {
     }
 
     fn expire_leases(&mut self, server: usize) {
-        let now = DurationMs(self.now);
+        let (now, deadline) = (DurationMs(self.now), self.lease_deadline());
         let Some(leader) = &mut self.servers[server].leader else {
             return;
         };
+        for node in leader.controller.take_arrived() {
+            if self.plant != Some(plant::Plant::NoLease) {
+                leader.leases.grant(node, deadline);
+            }
+        }
         for node in leader.leases.take_expired(now) {
             if leader.controller.take_down(node) {
                 self.trace.note(self.now, || format!("lease of {node} ran out"));

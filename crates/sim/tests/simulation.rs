@@ -66,3 +66,14 @@ fn defects_that_are_put_in_are_found() {
         );
     }
 }
+
+/// No seed of the first thousands meets it: a node is removed while its agent's registration is on its way, and that agent stops.
+#[test]
+fn a_node_that_is_ready_without_a_session_holds_nothing_up() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/seeds/ready-without-session.json");
+    let text = std::fs::read_to_string(path).expect("a file of this crate");
+    let script: Script = serde_json::from_str(&text).expect("a script");
+    let promise = |plant| run(&script, plant, false).violation.map(|one| one.promise);
+    assert_eq!(promise(Some(Plant::NoLease)), Some("convergence"));
+    assert_eq!(promise(None), None);
+}

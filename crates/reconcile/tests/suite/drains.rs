@@ -6,6 +6,7 @@ use gantry_model::phase::Desired;
 use gantry_model::spec::{PortMode, PortSpec, Protocol};
 
 use gantry_reconcile::converged;
+use gantry_state::Op;
 
 use crate::world::World;
 use crate::world::people::replicated;
@@ -193,4 +194,43 @@ fn a_cut_that_leaves_no_other_node_restarts_nothing() {
     }
     world.rounds(6);
     assert_eq!(serving(&world), before, "{:#?}", world.describe());
+}
+
+#[test]
+fn a_draining_replica_that_is_briefly_not_ready_waits_for_acknowledgements_all_the_same() {
+    let (mut world, _) = World::with_nodes(2);
+    let id = world.apply_spec("web", replicated(2));
+    world.rounds(6);
+    world.scale(id, 1);
+    world.control_until_quiet();
+    let draining = |world: &World| {
+        let found = world.state.replicas_of(id).find(|one| one.desired == Desired::Drain);
+        found.cloned()
+    };
+    let leaver = draining(&world).expect("one drains");
+    let mut observed = leaver.observed.clone();
+    observed.sequence += 1;
+    observed.ready = false;
+    world.write(vec![Op::Observe {
+        replica: leaver.id,
+        observed,
+    }]);
+    world.control_until_quiet();
+    assert_eq!(
+        draining(&world).map(|one| one.id),
+        Some(leaver.id),
+        "{:#?}",
+        world.describe()
+    );
+    let node = leaver.node.expect("it is placed");
+    world.edit_node(node, |node| node.status = NodeStatus::Down);
+    world.control_until_quiet();
+    assert_eq!(
+        draining(&world).map(|one| one.id),
+        Some(leaver.id),
+        "its node may come back"
+    );
+    world.acknowledge_all();
+    world.control_until_quiet();
+    assert_eq!(draining(&world), None);
 }

@@ -65,7 +65,7 @@ pub(crate) fn replica(slot: u32) -> ReplicaItem {
 }
 
 /// How long a test waits for what must happen.
-pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
+pub(crate) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Waits until the condition holds; it is asked again every few milliseconds.
 pub(crate) async fn until(what: &str, condition: impl FnMut() -> bool) {

@@ -23,7 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::real::{Host, apart};
 use crate::engine::testing::run_spec;
-use crate::testing::until;
+use crate::testing::{DEADLINE, until};
 
 pub(super) fn engine(host: &Host) -> EngineClient<Channel> {
     let socket = host.folder.path().join("run/agent.sock");
@@ -189,7 +189,7 @@ fn an_attached_run_prints_ends_and_leaves_nothing() {
 
 fn fetch(port: u16) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
     stream.write_all(b"GET /page HTTP/1.0\r\n\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
@@ -413,13 +413,22 @@ fn files_processes_and_figures_of_a_container_and_an_image_made_of_it() {
             tonic::Code::NotFound
         );
 
-        let top = client.top_container(named("web")).await.expect("it runs").into_inner();
-        assert!(
-            top.processes
-                .iter()
-                .any(|process| process.fields[7].contains("sleep 600")),
-            "{top:?}"
-        );
+        // Its process runs the program of the runtime before it becomes the command.
+        let listing = async {
+            loop {
+                let top = client.top_container(named("web")).await.expect("it runs").into_inner();
+                if top
+                    .processes
+                    .iter()
+                    .any(|process| process.fields[7].contains("sleep 600"))
+                {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, listing)
+            .await
+            .expect("the command is listed");
         let request = StatsContainersRequest {
             containers: vec!["web".into()],
             stream: false,

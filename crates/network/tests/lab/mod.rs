@@ -34,9 +34,9 @@ use tokio::time::timeout;
 /// Longer than any answer takes here, short enough to tell a lost packet (a retransmission takes a second) from a fast one.
 pub const ANSWER_MAX: Duration = Duration::from_millis(900);
 /// A refusal must come well before a client would retransmit.
-pub const REFUSAL_MAX: Duration = Duration::from_millis(500);
+pub const REFUSAL_MAX: Duration = Duration::from_millis(900);
 /// For what the kernel does in its own time.
-const SETTLE_MAX: DurationMs = DurationMs(10_000);
+const SETTLE_MAX: DurationMs = DurationMs(60_000);
 
 /// The network that a replica is on unless a test says otherwise.
 pub const NETWORK: &str = "shop_default";

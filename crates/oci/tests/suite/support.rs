@@ -13,7 +13,7 @@ use gantry_env::{Env, System};
 use serde_json::{Value, json};
 
 /// How long anything may take before the test has failed.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_gantry-oci");
 const BUSYBOX: &str = "/bin/busybox";
 

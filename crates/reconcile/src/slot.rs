@@ -61,6 +61,10 @@ pub(crate) fn settle(draft: &mut Draft<'_>, slot: Slot, goal: Goal) {
         return;
     }
     let crew = muster(draft, &replicas, goal);
+    if crew.leavers.iter().any(|leaver| leaver.stale) {
+        // Whoever supersedes the rollout meanwhile may want what this plan would replace.
+        draft.require_unchanged_service();
+    }
     let leavers = keep_one_incumbent(draft, crew.leavers);
     let placed = crew.stayers.iter().chain(leavers.iter().map(|leaver| &leaver.replica));
     let succeeded = placed.into_iter().any(|replica| replica.node.is_some());
@@ -181,8 +185,10 @@ fn replace(draft: &mut Draft<'_>, slot: Slot, replicas: &[&Replica], leavers: &[
                 draft.retire(leaver.replica, &leaver.reason, Fate::Stop);
             }
         }
-        // One that never had a node leaves no trace; its successor has to be the trace that the slot's turn has come.
-        if leavers.iter().all(|leaver| leaver.replica.node.is_none()) {
+        // One that never had a node leaves no trace; its successor has to be the trace that the slot's turn has come, unless one
+        // that is on its way out is that trace: the successor must not run beside it.
+        let unplaced = leavers.iter().all(|leaver| leaver.replica.node.is_none());
+        if unplaced && !replicas.iter().any(|replica| is_leaving(draft, replica)) {
             draft.create(slot, goal.revision);
         }
         return;

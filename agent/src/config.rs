@@ -46,6 +46,8 @@ pub struct AgentConfig {
     pub reserve_cpu: MilliCpu,
     /// Memory that replicas may not reserve.
     pub reserve_memory: ByteSize,
+    /// Where HTTP from outside comes in, once a service has a rule for it.
+    pub ingress: gantry_ingress::Config,
 }
 
 /// How to become a member.
@@ -81,6 +83,7 @@ impl Default for AgentConfig {
             runs_server: false,
             reserve_cpu: MilliCpu::ZERO,
             reserve_memory: RESERVE_MEMORY_DEFAULT,
+            ingress: gantry_ingress::Config::default(),
         }
     }
 }

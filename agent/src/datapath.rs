@@ -9,7 +9,7 @@ use gantry_netplan::NodeNetwork;
 use gantry_network::Disturbance;
 use tokio::sync::watch;
 
-use crate::limits::{DATAPATH_HEAL_INTERVAL, DATAPATH_REPAIR_PAUSE, DATAPATH_RETRY};
+use crate::limits::{DATAPATH_HEAL_INTERVAL, DATAPATH_REPAIR_PAUSE, DATAPATH_RETRY, INGRESS_RESUME};
 use crate::shared::Shared;
 
 /// The newest network to have.
@@ -37,6 +37,8 @@ pub(crate) struct Datapath {
     applied: watch::Sender<SetNumber>,
     retry_at: Option<Timestamp>,
     heal_at: Timestamp,
+    /// Until then the ingress does not go by a saved set.
+    resume_at: Timestamp,
     /// Disturbances are not looked at before.
     repair_after: Timestamp,
 }
@@ -67,6 +69,7 @@ impl Datapath {
             applied,
             retry_at: None,
             heal_at,
+            resume_at: now.after(INGRESS_RESUME),
             repair_after: now,
         }
     }
@@ -117,6 +120,7 @@ impl Datapath {
         match done {
             Ok(()) => {
                 self.retry_at = None;
+                self.serve_http(is_of_no_session, now).await;
                 self.applied.send_replace(wanted.set);
             }
             Err(problem) => {
@@ -129,5 +133,17 @@ impl Datapath {
             Work::Repair(_) => self.repair_after = now.after(DATAPATH_REPAIR_PAUSE),
             Work::Heal => self.heal_at = now.after(DATAPATH_HEAL_INTERVAL),
         }
+    }
+
+    /// The set that the core has by now, which is the wanted one or a newer one.
+    async fn serve_http(&mut self, is_of_no_session: bool, now: Timestamp) {
+        let surroundings = self.shared.surroundings.load_full();
+        if is_of_no_session && now < self.resume_at {
+            if self.shared.ingress.concerns(&surroundings) {
+                self.retry_at = Some(self.resume_at);
+            }
+            return;
+        }
+        self.shared.ingress.apply(&surroundings).await;
     }
 }

@@ -22,6 +22,7 @@ mod drivers;
 mod engine;
 mod facts;
 mod identity;
+mod ingress;
 mod limits;
 mod replica;
 mod service;
@@ -64,7 +65,8 @@ use crate::drivers::volumes::LocalVolumes;
 use crate::engine::Engine;
 use crate::engine::store::RecordStore;
 use crate::identity::Member;
-use crate::limits::{INCOMING, LINK_NAME_MAX};
+use crate::ingress::NodeIngress;
+use crate::limits::{INCOMING, INGRESS_DRAIN, LINK_NAME_MAX};
 use crate::service::NodeService;
 use crate::service::local::LocalSocket;
 use crate::service::registry::Registries;
@@ -72,6 +74,7 @@ use crate::session::{Introduction, Session};
 use crate::shared::Shared;
 
 pub use config::{AGENT_PORT, AgentConfig, Join};
+pub use gantry_ingress::{Config as IngressConfig, Report as IngressReport};
 
 /// Runs an agent until shutdown, which leaves its containers running.
 ///
@@ -157,6 +160,7 @@ impl Agent {
             disk,
             clock: Clock::new(Arc::new(System)),
             surroundings: arc_swap::ArcSwap::default(),
+            ingress: NodeIngress::new(&config)?,
         });
         // Weak: the shared state holds the images.
         let peers = Arc::downgrade(&shared);
@@ -208,6 +212,12 @@ impl Agent {
             Ok(())
         });
         self.spawn_renewal(&mut parts, &scope);
+        let (shared, ends) = (Arc::clone(&self.shared), scope.clone());
+        parts.spawn(async move {
+            ends.cancelled().await;
+            shared.ingress.drain(INGRESS_DRAIN.to_std()).await;
+            Ok(())
+        });
         self.spawn_services(&mut parts, listener, sessions, &scope);
         let mut outcome = Ok(());
         while let Some(ended) = parts.join_next().await {

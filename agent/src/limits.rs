@@ -22,6 +22,11 @@ pub const OPEN_TIMEOUT: DurationMs = DurationMs(5_000);
 pub const LEADER_HINTS_MAX: u32 = 3;
 /// The set is written to disk at most this often; it is needed only when the agent starts while no server answers.
 pub const SET_SAVE_INTERVAL: DurationMs = DurationMs(1_000);
+/// When the agent ends, requests that its ingress is passing on may take so long to finish; those who come meanwhile are refused.
+pub const INGRESS_DRAIN: DurationMs = DurationMs(5_000);
+/// A saved set may name replicas that have stopped since: the ingress of an agent that was started anew waits so long for a
+/// leader's word before it goes by one.
+pub const INGRESS_RESUME: DurationMs = DurationMs(2_000);
 /// Wait before a data path that could not be applied is tried again.
 pub const DATAPATH_RETRY: DurationMs = DurationMs(500);
 /// After a repair of the data path the next one waits so long, so that a quarrel with another program over the same things does

@@ -12,6 +12,7 @@ use crate::board::Board;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::drivers::Drivers;
+use crate::ingress::NodeIngress;
 use gantry_lifecycle::AssignmentSet;
 
 /// See the module.
@@ -26,6 +27,8 @@ pub struct Shared {
     pub clock: Clock,
     /// What replicas need of the set besides themselves.
     pub surroundings: ArcSwap<Surroundings>,
+    /// HTTP from outside.
+    pub ingress: NodeIngress,
 }
 
 /// The part of the set that preparations look at.

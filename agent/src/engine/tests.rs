@@ -52,6 +52,7 @@ impl Place {
             disk: Disk::open(self.data.path(), self.run.path()).expect("the former agent has ended"),
             clock: Clock::new(Arc::new(System)),
             surroundings: Default::default(),
+            ingress: Default::default(),
         });
         let machine = Machine {
             runtime: Arc::new(self.machine.clone()),

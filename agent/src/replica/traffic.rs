@@ -25,11 +25,13 @@ pub(super) enum Clients {
     Busy(Connections),
 }
 
-/// TCP ports that the replica's service publishes: it serves when it accepts connections there.
+/// TCP ports that the replica's service publishes, or where the ingress sends requests: it serves when it accepts connections
+/// there.
 pub(super) fn ports(item: &ReplicaItem) -> BTreeSet<u16> {
     let ports = item.spec.ports.iter();
     let tcp = ports.filter(|port| port.protocol == Protocol::Tcp);
-    tcp.map(|port| port.target).collect()
+    let ingress = item.spec.ingress.iter().filter_map(|rule| rule.port);
+    tcp.map(|port| port.target).chain(ingress).collect()
 }
 
 /// Waits until it accepts connections on all of `ports`; what never does is taken for one that serves otherwise.

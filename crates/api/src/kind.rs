@@ -59,6 +59,8 @@ pub const IMAGE_INSPECT: &str = "image_inspect";
 pub const IMAGE_HISTORY: &str = "image_history";
 /// What takes how much of a node's disk.
 pub const DISK_USAGE: &str = "disk_usage";
+/// What the HTTP ingress of a node did.
+pub const INGRESS_REPORT: &str = "ingress_report";
 /// Something that is wrong with a node's image store.
 pub const FINDING: &str = "finding";
 /// `build::BuildRequest`

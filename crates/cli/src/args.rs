@@ -86,6 +86,9 @@ pub enum Command {
     Plan(commands::apply::PlanArgs),
     /// Remove what a manifest names
     Delete(commands::apply::DeleteArgs),
+    /// Look at the HTTP ingress
+    #[command(subcommand)]
+    Ingress(commands::ingress::Command),
     /// Look at namespaces
     #[command(subcommand)]
     Namespace(commands::namespace::Command),

@@ -74,6 +74,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Apply(args) => commands::apply::apply(global, &args).await,
         Command::Plan(args) => commands::apply::plan(global, &args).await,
         Command::Delete(args) => commands::apply::delete(global, &args).await,
+        Command::Ingress(command) => commands::ingress::run(global, command).await,
         Command::Namespace(command) => commands::namespace::run(global, command).await,
         Command::Service(command) => commands::service::run(global, command).await,
         Command::Cron(command) => commands::cron::run(global, command).await,

@@ -187,6 +187,15 @@ impl Engine for NodeService {
         answer(images::disk_usage(self).await)
     }
 
+    async fn ingress_report(&self, request: Request<Empty>) -> Result<Response<Document>, Status> {
+        check(request)?;
+        let report = self.shared.ingress.report(&self.node);
+        Ok(Response::new(gantry_api::encode(
+            gantry_api::kind::INGRESS_REPORT,
+            &report,
+        )))
+    }
+
     async fn verify_images(&self, request: Request<VerifyImagesRequest>) -> Result<Response<Documents>, Status> {
         answer(images::verify(self, check(request)?.repair).await)
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use gantry_agent::{AGENT_PORT, AgentConfig, Join};
+use gantry_agent::{AGENT_PORT, AgentConfig, IngressConfig, Join};
 use gantry_control_plane::SERVER_PORT;
 use gantry_model::net::Ipv4Net;
 use gantry_model::spec::GenericResource;
@@ -63,6 +63,36 @@ pub struct NodeArgs {
     /// Memory that replicas may not reserve
     #[arg(long, value_name = "BYTES", default_value = "64m")]
     reserve_memory: ByteSize,
+    /// Where services with an ingress rule get HTTP requests, or `off`
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:80")]
+    ingress_http: Switchable,
+    /// Where those with a certificate get HTTPS requests, or `off`
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:443")]
+    ingress_https: Switchable,
+    /// Note every request of the ingress in this file, one line of JSON each
+    #[arg(long, value_name = "FILE")]
+    ingress_log: Option<PathBuf>,
+    /// Proxies before the ingress whose X-Forwarded headers are believed
+    #[arg(long, value_name = "NETWORK/PREFIX")]
+    ingress_trusted: Vec<Ipv4Net>,
+}
+
+/// An address, or nothing.
+#[derive(Debug, Clone, Copy)]
+struct Switchable(Option<SocketAddr>);
+
+impl std::str::FromStr for Switchable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let address = text
+            .parse()
+            .map_err(|_| format!("'{text}' is neither ADDRESS:PORT nor off"))?;
+        Ok(Self(Some(address)))
+    }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -89,6 +119,13 @@ impl NodeArgs {
             local_pool: self.local_pool,
             reserve_cpu: self.reserve_cpu,
             reserve_memory: self.reserve_memory,
+            ingress: IngressConfig {
+                http: self.ingress_http.0,
+                https: self.ingress_https.0,
+                access_log: self.ingress_log,
+                trusted: self.ingress_trusted,
+                ..IngressConfig::default()
+            },
             ..AgentConfig::default()
         }
     }

@@ -14,6 +14,7 @@ pub mod exec;
 pub mod explain;
 mod follow;
 pub mod image;
+pub mod ingress;
 pub mod login;
 pub mod logs;
 mod manifest;

@@ -401,7 +401,22 @@ pub(crate) const X_GANTRY: &[Key] = &[
     ("stateful", Read),
     ("policy", Read),
     ("autoscale", Read),
+    ("ingress", Read),
 ];
+pub(crate) const INGRESS: &[Key] = &[
+    ("host", Read),
+    ("path", Read),
+    ("port", Read),
+    ("protocol", Read),
+    ("tls", Read),
+    ("sticky", Read),
+    ("timeout", Read),
+    ("retries", Read),
+    ("redirect", Read),
+    ("body_max", Read),
+];
+pub(crate) const INGRESS_TLS: &[Key] = &[("secret", Read), ("key", Read)];
+pub(crate) const INGRESS_STICKY: &[Key] = &[("cookie", Read)];
 pub(crate) const AUTOSCALE: &[Key] = &[
     ("min", Read),
     ("max", Read),

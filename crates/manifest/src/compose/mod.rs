@@ -16,6 +16,7 @@ mod extension;
 mod health;
 mod image;
 mod include;
+mod ingress;
 pub(crate) mod keys;
 mod mounts;
 mod namespaces;
@@ -30,6 +31,7 @@ mod restart;
 pub(crate) mod scalar;
 mod service;
 mod sources;
+mod traefik;
 mod workload;
 
 use std::cell::RefCell;

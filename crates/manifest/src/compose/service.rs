@@ -6,7 +6,7 @@ use gantry_model::Name;
 use gantry_model::spec::{Dependency, DependencyCondition, PortMode, ServiceSpec, UpdateOrder};
 
 use super::scalar::{boolean, choice, key_name, labels, name, some_text, texts};
-use super::{Context, Draft, container, deploy, extension, image, keys, network, ports, resources, restart};
+use super::{Context, Draft, container, deploy, extension, image, ingress, keys, network, ports, resources, restart};
 use crate::diagnostic::Site;
 use crate::limits::{PORTS_MAX, SERVICES_MAX};
 use crate::yaml::cursor::Cursor;
@@ -103,6 +103,7 @@ fn service(at: &Cursor<'_>, name: Name, context: &Context<'_>) -> Draft {
         ..ServiceSpec::default()
     };
     extension::extend(at, &name, &mut spec, context);
+    ingress::extend(at, &name, &mut spec, context);
     check_order(at, &spec);
     Draft {
         image: image::source(at, context),

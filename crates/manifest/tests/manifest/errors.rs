@@ -92,7 +92,7 @@ fn keys_that_nobody_knows() {
         "x-gantry: {autoscale: 1}\nservices: {a: {image: x, x-gantry: {y: 1}}}\n",
         &[
             "error 1:12 x-gantry.autoscale: unknown key 'autoscale' (known here: placement)",
-            "error 2:37 services.a.x-gantry.y: unknown key 'y' (known here: placement, reserve, disruption, rollout, job, cron, stateful, policy, autoscale)",
+            "error 2:37 services.a.x-gantry.y: unknown key 'y' (known here: placement, reserve, disruption, rollout, job, cron, stateful, policy, autoscale, ingress)",
         ],
     );
     field(

@@ -4,6 +4,7 @@ mod cases;
 mod common;
 mod errors;
 mod files;
+mod ingress;
 mod keys;
 mod limits;
 mod networks;

@@ -260,9 +260,8 @@ impl SessionTask {
     async fn send_complete(&mut self) -> Result<(), Problem> {
         let increment = {
             let mut routed = self.term.routed();
-            // An older session's task may get here late: what is pending is the newer one's.
-            self.session.check_current(&self.term.leases())?;
-            self.session.begin(&mut routed.routes, &mut self.term.acks())
+            let (leases, mut acks) = (self.term.leases(), self.term.acks());
+            self.session.begin(&leases, &mut routed.routes, &mut acks)?
         };
         self.send_increment(&increment).await
     }
@@ -275,8 +274,8 @@ impl SessionTask {
     async fn tell(&mut self) -> Result<(), Problem> {
         let told = {
             let mut routed = self.term.routed();
-            self.session.check_current(&self.term.leases())?;
-            self.session.refresh(&mut routed.routes, &mut self.term.acks())
+            let (leases, mut acks) = (self.term.leases(), self.term.acks());
+            self.session.refresh(&leases, &mut routed.routes, &mut acks)?
         };
         match told {
             Told::Increment(increment) => self.send_increment(&increment).await,

@@ -76,27 +76,46 @@ impl Session {
     }
 
     /// As [`Session::complete`], for a session that goes on with [`Session::refresh`].
-    pub fn begin(&mut self, routes: &mut Routes, acks: &mut Acknowledgements) -> Increment {
+    ///
+    /// # Errors
+    /// When the node has opened a newer one: what is pending for the node is that one's to tell.
+    pub fn begin(
+        &mut self,
+        leases: &Leases,
+        routes: &mut Routes,
+        acks: &mut Acknowledgements,
+    ) -> Result<Increment, Problem> {
+        self.check_current(leases)?;
         routes.open(self.node);
         let (state, shared) = routes.parts();
         let increment = self.whole(state, shared);
         acks.follows(self.node, self.id, increment.results_in);
-        increment
+        Ok(increment)
     }
 
     /// All that is pending for the node, as one increment.
-    pub fn refresh(&mut self, routes: &mut Routes, acks: &mut Acknowledgements) -> Told {
+    ///
+    /// # Errors
+    /// When the node has opened a newer one. Nothing is taken then: the newer session would believe that nothing was pending, and
+    /// its acknowledgement would stand for changes that its node was never told of.
+    pub fn refresh(
+        &mut self,
+        leases: &Leases,
+        routes: &mut Routes,
+        acks: &mut Acknowledgements,
+    ) -> Result<Told, Problem> {
+        self.check_current(leases)?;
         let Some(set) = &mut self.set else {
-            return Told::Increment(self.begin(routes, acks));
+            return self.begin(leases, routes, acks).map(Told::Increment);
         };
         let pending = routes.take(self.node);
         if pending.everything {
-            return Told::Increment(self.begin(routes, acks));
+            return self.begin(leases, routes, acks).map(Told::Increment);
         }
         let (state, shared) = routes.parts();
         let increment = set.refresh(state, shared, pending);
         acks.follows(self.node, self.id, set.number());
-        increment.map_or(Told::UpToDate, Told::Increment)
+        Ok(increment.map_or(Told::UpToDate, Told::Increment))
     }
 
     /// The state went on.
@@ -169,12 +188,14 @@ mod tests {
         let mut state = State::default();
         step(&mut state, "192.0.2.1:1");
         let mut routes = Routes::of(state.clone());
-        let first = session.begin(&mut routes, &mut acks);
+        let first = session
+            .begin(&leases, &mut routes, &mut acks)
+            .expect("it is the only one");
         assert_eq!(peer(&first).as_deref(), Some("192.0.2.1"));
         step(&mut state, "192.0.2.2:1");
         routes.start_over(state.clone());
         acks.routed(state.revision(), &[NodeId(1)].into());
-        let Told::Increment(complete) = session.refresh(&mut routes, &mut acks) else {
+        let Ok(Told::Increment(complete)) = session.refresh(&leases, &mut routes, &mut acks) else {
             panic!("the node has to be told");
         };
         assert_eq!(
@@ -191,12 +212,35 @@ mod tests {
         let changes = step(&mut state, "192.0.2.3:1");
         let concerned = routes.changed(state.clone(), &changes);
         acks.routed(state.revision(), &concerned);
-        let Told::Increment(increment) = session.refresh(&mut routes, &mut acks) else {
+        let Ok(Told::Increment(increment)) = session.refresh(&leases, &mut routes, &mut acks) else {
             panic!("a change after that is told");
         };
         assert_eq!(
             (increment.applies_to, peer(&increment).as_deref()),
             (complete.results_in, Some("192.0.2.3"))
         );
+    }
+
+    #[test]
+    fn an_older_session_takes_nothing_from_the_newer_one() {
+        let (mut leases, mut acks) = (Leases::default(), Acknowledgements::default());
+        let mut state = State::default();
+        step(&mut state, "192.0.2.1:1");
+        let mut routes = Routes::of(state.clone());
+        let mut open = |id| Session::open(NodeId(1), SessionId(id), DurationMs(10), &mut leases, &mut acks);
+        let (mut older, mut newer) = (open(1), open(2));
+        assert!(older.begin(&leases, &mut routes, &mut acks).is_err());
+        let first = newer.begin(&leases, &mut routes, &mut acks).expect("it is the newest");
+        assert!(newer.applied(first.results_in, &mut acks));
+        let changes = step(&mut state, "192.0.2.2:1");
+        let concerned = routes.changed(state.clone(), &changes);
+        acks.routed(state.revision(), &concerned);
+        assert!(older.refresh(&leases, &mut routes, &mut acks).is_err());
+        let told = newer.refresh(&leases, &mut routes, &mut acks);
+        assert!(
+            matches!(&told, Ok(Told::Increment(one)) if peer(one).as_deref() == Some("192.0.2.2")),
+            "{told:?}"
+        );
+        assert!(acks.revision(NodeId(1)) < state.revision(), "it is told, not in effect");
     }
 }

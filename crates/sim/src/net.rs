@@ -105,7 +105,9 @@ impl World {
             return self.refused(node);
         };
         let mut session = Session::open(id, session, deadline, &mut leader.leases, &mut leader.acks);
-        let complete = session.begin(&mut leader.routes, &mut leader.acks);
+        let Ok(complete) = session.begin(&leader.leases, &mut leader.routes, &mut leader.acks) else {
+            return self.refused(node);
+        };
         leader.sessions.insert(connection, ());
         leader.bells.insert(id, connection);
         self.connections
@@ -318,12 +320,13 @@ impl World {
             return;
         };
         let Some(session) = &mut connection.session else { return };
-        match session.refresh(&mut leader.routes, &mut leader.acks) {
-            Told::Increment(increment) => self.send_down(id, update(increment)),
-            Told::UpToDate => {
+        match session.refresh(&leader.leases, &mut leader.routes, &mut leader.acks) {
+            Ok(Told::Increment(increment)) => self.send_down(id, update(increment)),
+            Ok(Told::UpToDate) => {
                 leader.controller.acknowledged();
                 self.pump(server);
             }
+            Err(_) => self.session_ends(id),
         }
     }
 
@@ -390,8 +393,7 @@ impl World {
                 }
             }
             Upward::Resync => {
-                session.check_current(&leader.leases)?;
-                let complete = session.begin(&mut leader.routes, &mut leader.acks);
+                let complete = session.begin(&leader.leases, &mut leader.routes, &mut leader.acks)?;
                 self.send_down(id, update(complete));
             }
         }

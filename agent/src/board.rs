@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use gantry_model::ReplicaId;
 use gantry_model::phase::{Observed, Phase};
+use gantry_model::spec::Usage;
 use tokio::sync::Notify;
 
 /// See the module.
@@ -23,6 +24,8 @@ struct Inner {
     /// Gone from the node, and not yet from the leader's set.
     removed: BTreeSet<ReplicaId>,
     untold: BTreeSet<ReplicaId>,
+    /// What replicas used lately, until it is told.
+    usage: BTreeMap<ReplicaId, Usage>,
 }
 
 /// One entry of a report to the leader.
@@ -100,6 +103,18 @@ impl Board {
             self.news.notify_one();
         }
         told
+    }
+
+    /// What replicas use now.
+    pub fn measured(&self, usage: BTreeMap<ReplicaId, Usage>) {
+        self.lock().usage = usage;
+        self.news.notify_one();
+    }
+
+    /// Takes the figures that have not been told.
+    #[must_use]
+    pub fn take_usage(&self) -> BTreeMap<ReplicaId, Usage> {
+        std::mem::take(&mut self.lock().usage)
     }
 
     /// Waits until there is something to tell.

@@ -33,6 +33,7 @@ mod signal;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -216,6 +217,11 @@ impl Agent {
         parts.spawn(async move {
             ends.cancelled().await;
             shared.ingress.drain(INGRESS_DRAIN.to_std()).await;
+            Ok(())
+        });
+        let measuring = usage::measure(Arc::clone(&self.shared), self.containers.clone(), scope.clone());
+        parts.spawn(async move {
+            measuring.await;
             Ok(())
         });
         self.spawn_services(&mut parts, listener, sessions, &scope);

@@ -91,5 +91,8 @@ pub const NAMES_AGAIN_AFTER: DurationMs = DurationMs(60_000);
 /// The disk is looked at this often; it is collected only when it runs short.
 pub const COLLECT_INTERVAL: DurationMs = DurationMs(300_000);
 
+/// How often replicas are measured whose services are scaled by what they use; the leader looks at them as often.
+pub const USAGE_INTERVAL: DurationMs = DurationMs(5_000);
+
 const _: () = assert!(RECONNECT_FIRST_MAX.0 < RECONNECT_MAX.0);
 const _: () = assert!(COALESCE.0 <= 10, "a report is not to be held back noticeably");

@@ -1,12 +1,13 @@
 //! What all tasks of an agent share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use arc_swap::ArcSwap;
-use gantry_model::assignment::{NodeItem, ServiceItem};
+use gantry_model::assignment::{Item, NodeItem, ServiceItem};
 use gantry_model::object::DataRecord;
-use gantry_model::{DataId, NodeId, ServiceId};
+use gantry_model::spec::Autoscale;
+use gantry_model::{DataId, NodeId, ReplicaId, ServiceId};
 
 use crate::board::Board;
 use crate::clock::Clock;
@@ -42,6 +43,14 @@ pub struct Surroundings {
     pub services: BTreeMap<ServiceId, ServiceItem>,
     /// Other nodes by the address of their agent.
     pub peers: BTreeMap<SocketAddr, NodeId>,
+    /// Replicas whose services are scaled by what they use.
+    pub measured: BTreeSet<ReplicaId>,
+}
+
+fn measured(item: &Item) -> Option<ReplicaId> {
+    let Item::Replica(replica) = item else { return None };
+    let autoscale = replica.spec.autoscale.as_ref();
+    autoscale.is_some_and(Autoscale::is_measured).then_some(replica.id)
 }
 
 impl Surroundings {
@@ -53,6 +62,7 @@ impl Surroundings {
             data: set.data(),
             services: set.services(),
             peers: set.peers(),
+            measured: set.items().filter_map(measured).collect(),
         }
     }
 }

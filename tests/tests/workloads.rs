@@ -20,6 +20,9 @@ fn workloads_are_steered_by_hand() {
     a_job_runs_each_index_once_and_says_why_it_failed(&cluster);
     a_cron_job_is_run_by_hand_and_suspended(&cluster);
     slots_of_a_stateful_service_keep_their_volumes(&cluster);
+    a_plan_says_how_many_more_fit_and_who_would_be_missed(&cluster);
+    a_drain_says_what_it_waits_for(&cluster);
+    a_service_is_scaled_by_what_it_uses(&cluster);
 }
 
 /// Applies a manifest of the namespace `name`, whose services run `busybox:v1` and stop at once; returns what was said.
@@ -56,7 +59,7 @@ fn a_canary_waits_for_its_promotion(cluster: &Cluster) {
         format!(
             "services:\n  web:\n    <<: *base\n    environment: {{ VERSION: {version} }}\n    \
              deploy: {{ replicas: 3, update_config: {{ parallelism: 0, monitor: 200ms }} }}\n    \
-             x-gantry: {{ rollout: {{ canary: [{{ percent: 33 }}] }} }}\n"
+             x-gantry: {{ rollout: {{ canary: [{{ percent: 33 }}] }}, disruption: {{ max_unavailable: 1 }} }}\n"
         )
     };
     let _ = apply(cluster, "canary", &services("one"), &["--wait"]).ok();
@@ -104,6 +107,9 @@ fn a_blue_green_rollout_is_taken_back_before_it_has_traffic(cluster: &Cluster) {
         "{replicas:?}"
     );
     assert_eq!(replicas.iter().filter(held).count(), 2, "green has no traffic yet");
+    let shown = cluster.gantry(&["ps"]).ok();
+    assert!(shown.contains("held"), "it is seen which have no traffic: {shown}");
+
     let _ = cluster.gantry(&["service", "abort", "web", "--wait"]).ok();
     assert_eq!(revisions(cluster, "web"), Ok(vec![1, 1]));
     let list = cluster.gantry(&["service", "ls"]).ok();
@@ -168,7 +174,10 @@ fn a_job_runs_each_index_once_and_says_why_it_failed(cluster: &Cluster) {
     x-gantry: { job: { backoff_limit: 1, ttl: 1s } }
 "#;
     let failed = apply(cluster, "broken", services, &["--wait"]).refused(1);
-    assert!(failed.contains("exit status 3"), "{failed}");
+    assert!(
+        failed.contains("the job failed: it failed 2 times, 1 are allowed") && failed.contains("exit status 3"),
+        "a failure that is let pass does not end the waiting: {failed}"
+    );
     until("the job is deleted when its time to live is over", || {
         let list = cluster.json(&["service", "ls", "-n", "broken"])?;
         match list.as_array().map(Vec::len) {
@@ -245,4 +254,88 @@ volumes:
         assert_eq!(exec(slot, "cat /data/mine"), slot.to_string());
     }
     delete(cluster, "state");
+}
+
+fn a_plan_says_how_many_more_fit_and_who_would_be_missed(cluster: &Cluster) {
+    let services =
+        "services:\n  web:\n    <<: *base\n    deploy: { replicas: 2, placement: { max_replicas_per_node: 2 } }\n";
+    let _ = apply(cluster, "room", services, &["--wait"]).ok();
+    let manifest = cluster.folder().join("room.yaml").to_string_lossy().into_owned();
+    let plan = cluster
+        .json(&["plan", "-f", &manifest, "--what-if", "--without", "h2"])
+        .expect("a plan");
+    assert_eq!(plan["room"][0]["more"], 2, "two nodes, two each, two there: {plan}");
+    let loss = &plan["losses"][0];
+    assert_eq!(
+        (&loss["service"], &loss["stranded"]),
+        (&Value::from("web"), &Value::from(0)),
+        "{plan}"
+    );
+    let both = cluster.gantry(&["plan", "--without", "h2", "--without", "h3"]).ok();
+    let row = both
+        .lines()
+        .find(|line| line.starts_with("room/web"))
+        .unwrap_or_default();
+    let numbers: Vec<&str> = row.split_whitespace().skip(1).take(2).collect();
+    assert_eq!(numbers, ["0", "2"], "nowhere to go: {both}");
+    delete(cluster, "room");
+}
+
+fn a_drain_says_what_it_waits_for(cluster: &Cluster) {
+    let refused = cluster
+        .gantry(&["node", "update", "h2", "--label-add", "gantry.reserved.cpu=half"])
+        .refused(1);
+    assert!(refused.contains("does not fit gantry.reserved.cpu"), "{refused}");
+    let _ = cluster
+        .gantry(&["node", "update", "h2", "--label-add", "home=yes"])
+        .ok();
+    let services =
+        "services:\n  cat:\n    <<: *base\n    deploy: { placement: { constraints: [node.labels.home == yes] } }\n";
+    let _ = apply(cluster, "drain", services, &["--wait"]).ok();
+    let waited = cluster.gantry(&["node", "drain", "h2", "--timeout", "5s"]).refused(1);
+    assert!(
+        waited.contains("1 replica(s) are still there after 5s: drain/cat.1: its successor has no node"),
+        "{waited}"
+    );
+    let why = cluster.gantry(&["explain", "h2"]).ok();
+    assert!(
+        why.contains("drain: 1 replica(s) are still here") && why.contains("its successor"),
+        "{why}"
+    );
+    let _ = cluster
+        .gantry(&["node", "update", "h3", "--label-add", "home=yes"])
+        .ok();
+    let _ = cluster.gantry(&["node", "drain", "h2", "--wait"]).ok();
+    assert!(cluster.containers("h2").is_empty(), "it is empty");
+    let [cat] = &cluster.until_ready("cat", 1)[..] else {
+        panic!("one cat")
+    };
+    assert_eq!(cluster.host_of(cat), "h3");
+    let _ = cluster.gantry(&["node", "activate", "h2"]).ok();
+    delete(cluster, "drain");
+}
+
+fn a_service_is_scaled_by_what_it_uses(cluster: &Cluster) {
+    let services = r#"services:
+  busy:
+    <<: *base
+    command: ["sh", "-c", "while :; do :; done"]
+    cpus: 0.1
+    x-gantry: { autoscale: { min: 1, max: 2, cpu: "0.02" } }
+"#;
+    let _ = apply(cluster, "scale", services, &["--wait"]).ok();
+    let _ = cluster.until_ready("busy", 2);
+    let why = cluster.gantry(&["explain", "busy"]).ok();
+    assert!(
+        why.contains("is scaled between 1 and 2 replicas; last 1 to 2 replicas: processor time is at"),
+        "{why}"
+    );
+    let refused = cluster.gantry(&["service", "scale", "busy=5"]).refused(1);
+    assert!(
+        refused.contains("is scaled by the cluster, between 1 and 2 replicas"),
+        "{refused}"
+    );
+    let again = apply(cluster, "scale", services, &[]).ok();
+    assert!(again.contains("(unchanged)"), "the manifest does not undo it: {again}");
+    delete(cluster, "scale");
 }

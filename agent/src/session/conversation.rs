@@ -8,7 +8,8 @@ use gantry_api::v1::{
     server_message,
 };
 use gantry_api::{decode, encode, kind};
-use gantry_model::{Class, DurationMs, Problem, Timestamp};
+use gantry_model::spec::Usage;
+use gantry_model::{Class, DurationMs, Problem, ReplicaId, Timestamp};
 use gantry_rpc::{Remote, WithLimits, status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -172,6 +173,11 @@ impl Conversation {
     }
 
     fn report(&mut self) -> Result<(), Problem> {
+        let usage = self.shared.board.take_usage();
+        if !usage.is_empty() {
+            let items = usage.iter().map(usage_item).collect();
+            self.send(agent_message::Message::Measured(v1::Measured { items }))?;
+        }
         let told = self.shared.board.take(STATUSES_PER_MESSAGE);
         if told.is_empty() {
             return Ok(());
@@ -220,6 +226,14 @@ fn update(assignments: &Assignments) -> Result<Update, Problem> {
         put: put.collect::<Result<_, _>>()?,
         remove: remove.collect::<Result<_, _>>()?,
     })
+}
+
+fn usage_item((replica, usage): (&ReplicaId, &Usage)) -> v1::ReplicaUsage {
+    v1::ReplicaUsage {
+        replica: replica.to_string(),
+        cpu_milli: usage.cpu.0,
+        memory_bytes: usage.memory.0,
+    }
 }
 
 fn status_item(told: Told) -> StatusItem {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use gantry_api::v1::{ExplainReply, ExplainRequest};
-use gantry_model::object::{Node, Service, Slot};
+use gantry_model::object::{Availability, Node, Service, Slot};
 use gantry_model::spec::Mode;
-use gantry_model::{Class, Problem, ReplicaId};
-use gantry_reconcile::Target;
-use gantry_scheduler::{Fleet, Loss, Request};
+use gantry_model::{Class, NodeId, Problem, ReplicaId, Timestamp};
+use gantry_reconcile::{Target, remaining};
+use gantry_scheduler::{Fleet, Loss, Request, RoomFor};
 use gantry_state::State;
 
 use super::find;
@@ -22,6 +22,9 @@ const MORE_MAX: u32 = 1000;
 /// When nothing fits the name.
 pub async fn explain(context: &Context, request: &ExplainRequest) -> Result<ExplainReply, Problem> {
     let state = context.raft.linearizable().await?;
+    if !request.node.is_empty() {
+        return Ok(explain_node(context, &state, find::node(&state, &request.node)?));
+    }
     let target = match find::service(&state, &request.namespace, &request.object) {
         Ok(service) => Target::Service(service.id),
         Err(no_service) => match find::replicas(&state, &request.namespace, &request.object) {
@@ -57,6 +60,15 @@ fn room_left(context: &Context, state: &State, service: &Service) -> Option<Stri
     if !matches!(service.spec.mode, Mode::Replicated { .. }) || service.deleting {
         return None;
     }
+    let room = room_for(&Fleet::from_state(state), service, context.env.now());
+    Some(match room.limit {
+        Some(limit) => format!("room for {} more replica(s); then {}", room.more, limit.summary),
+        None => format!("room for {} more replicas and beyond", room.more),
+    })
+}
+
+/// How many more replicas of a service would find room.
+pub(super) fn room_for(fleet: &Fleet, service: &Service, now: Timestamp) -> RoomFor {
     let like = Request {
         replica: ReplicaId(0),
         service: service.id,
@@ -70,15 +82,39 @@ fn room_left(context: &Context, state: &State, service: &Service) -> Option<Stri
         volumes_on: Vec::new(),
         may_displace: false,
     };
-    let room = Fleet::from_state(state).room_for(&like, MORE_MAX, context.env.now());
-    Some(match room.limit {
-        Some(limit) => format!("room for {} more replica(s); then {}", room.more, limit.summary),
-        None => format!("room for {} more replicas and beyond", room.more),
-    })
+    fleet.room_for(&like, MORE_MAX, now)
 }
 
-/// What would become of a node's replicas without it.
+/// A node's name, or its id when it is gone.
+pub(super) fn node_name(state: &State, node: NodeId) -> String {
+    state
+        .node(node)
+        .map_or_else(|| node.to_string(), |node| node.name.clone())
+}
+
+/// What is still on a node that is to be empty, and what it waits for.
+fn explain_drain(state: &State, node: &Node) -> ExplainReply {
+    let left = remaining(state, node.id);
+    let summary = match left.len() {
+        0 => "it is empty".to_string(),
+        count => format!("{count} replica(s) are still here"),
+    };
+    let remedy = left.iter().find(|one| !one.remedy.is_empty());
+    let replicas = left.iter().filter_map(|one| state.replica(one.replica));
+    ExplainReply {
+        object: format!("node {}", node.name),
+        summary: format!("{}, {}: {summary}", node.status, node.availability),
+        replicas: replicas.map(|replica| gantry_api::encode("replica", replica)).collect(),
+        remedy: remedy.map(|one| one.remedy.clone()).unwrap_or_default(),
+        reasons: left.into_iter().map(|one| one.reason).collect(),
+    }
+}
+
+/// What would become of a node's replicas without it; of a drained one, what is left there.
 fn explain_node(context: &Context, state: &State, node: &Node) -> ExplainReply {
+    if node.availability == Availability::Drain {
+        return explain_drain(state, node);
+    }
     let losses = Fleet::from_state(state).without(state, &[node.id], context.env.now());
     let moved: u32 = losses.iter().map(|loss| loss.moved).sum();
     let stranded: u32 = losses.iter().map(|loss| loss.stranded).sum();

@@ -1,7 +1,7 @@
 //! Nodes as people manage them.
 
 use gantry_api::v1::{RemoveNodeRequest, UpdateNodeRequest};
-use gantry_model::object::{Availability, Node, NodeStatus};
+use gantry_model::object::{Availability, Node, NodeStatus, check_label};
 use gantry_model::{Class, Problem};
 use gantry_state::{Key, NewEvent, Object, Op, Precondition, State, Transaction};
 
@@ -54,6 +54,7 @@ fn edit(node: &mut Node, request: &UpdateNodeRequest) -> Result<(), Problem> {
     for label in &request.labels {
         match label.split_once('=') {
             Some((key, value)) if !key.is_empty() => {
+                check_label(key, value).map_err(|reason| Problem::new(Class::Invalid, object.clone(), reason))?;
                 node.labels.insert(key.to_string(), value.to_string());
             }
             None if !label.is_empty() => {

@@ -7,13 +7,13 @@ use gantry_api::v1::{
     ApplyReply, ApplyRequest, ChangeServerRequest, Chunk, ClusterStatusReply, CreateRegistryTokenRequest,
     CreateTokenReply, CreateTokenRequest, DeleteRequest, Document, Documents, Empty, ExecInput, ExecOutput,
     ExplainReply, ExplainRequest, ExportImageRequest, ImportImageChunk, ImportImageReply, LogRecord, LogsRequest,
-    PlanReply, ReadRequest, RemoveImageReply, RemoveImageRequest, RemoveNodeRequest, RevokeTokensReply,
+    PlanReply, PlanRequest, ReadRequest, RemoveImageReply, RemoveImageRequest, RemoveNodeRequest, RevokeTokensReply,
     RevokeTokensRequest, RollbackServiceRequest, ScaleServiceRequest, ServiceReply, ServiceRequest, SteerCronRequest,
     SteerRolloutRequest, UpdateNodeRequest, UpdateServiceRequest, WatchReply, WatchRequest,
 };
 use gantry_model::object::Role;
 use gantry_model::spec::{Application, UpdateConfig};
-use gantry_model::{Class, Name, Problem};
+use gantry_model::{Class, Name, NodeId, Problem};
 use gantry_rpc::require;
 use gantry_rpc::status::from_problem;
 use gantry_state::State;
@@ -52,6 +52,30 @@ impl ClusterService {
             }
         }
         Ok(application)
+    }
+
+    /// What a plan asks about: an application, more of it, fewer nodes.
+    fn outlook(&self, state: &State, request: PlanRequest) -> Result<PlanReply, Problem> {
+        let env = self.context.env.as_ref();
+        let without = request.without_nodes.iter().map(|name| find::node(state, name));
+        let without: Vec<NodeId> = without.map(|node| Ok(node?.id)).collect::<Result<_, Problem>>()?;
+        let mut outlook = plan::Outlook::of(state, env.now());
+        if request.application.is_some() {
+            let request_to_apply = ApplyRequest {
+                application: request.application,
+                keep_missing: request.keep_missing,
+            };
+            let application = self.application(&request_to_apply)?;
+            let decision = admission::apply(state, env, &application, request.keep_missing)?;
+            outlook.decide(env, &decision, &application.namespace);
+            if request.room {
+                outlook.look_for_room(&application.namespace);
+            }
+        }
+        if !without.is_empty() {
+            outlook.look_without(&without);
+        }
+        Ok(outlook.reply())
     }
 
     /// Decides about one service, commits, and answers with the service as it is then.
@@ -185,21 +209,16 @@ impl Cluster for ClusterService {
         }))
     }
 
-    async fn plan(&self, request: Request<ApplyRequest>) -> Answer<PlanReply> {
+    async fn plan(&self, request: Request<PlanRequest>) -> Answer<PlanReply> {
         require(&request, CALLERS)?;
         let request = request.into_inner();
-        let application = self.application(&request).map_err(to_status)?;
-        let env = self.context.env.as_ref();
         let state = self
             .context
             .raft
             .linearizable()
             .await
             .map_err(|error| to_status(error.into()))?;
-        let decision = admission::apply(&state, env, &application, request.keep_missing).map_err(to_status)?;
-        plan::plan(&state, env, &decision, &application.namespace)
-            .map(Response::new)
-            .map_err(to_status)
+        self.outlook(&state, request).map(Response::new).map_err(to_status)
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Answer<ApplyReply> {

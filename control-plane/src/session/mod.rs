@@ -299,6 +299,10 @@ impl SessionTask {
                 let ops = report::statuses(&self.context.raft.state(), self.node, &statuses);
                 self.report(ops).await
             }
+            Some(agent_message::Message::Measured(measured)) => {
+                self.term.measured(report::measured(&state, self.node, &measured));
+                Ok(())
+            }
             Some(agent_message::Message::Inventory(inventory)) => {
                 let state = self.context.raft.state();
                 let now = self.context.env.now();

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_api::v1::{ImageInfo, Inventory, Statuses};
+use gantry_api::v1::{ImageInfo, Inventory, Measured, ReplicaUsage, Statuses};
 use gantry_leader::{Report, report};
 use gantry_model::object::TagRecord;
 use gantry_model::phase::Observed;
-use gantry_model::{NodeId, ReplicaId, Timestamp};
+use gantry_model::spec::Usage;
+use gantry_model::{ByteSize, MilliCpu, NodeId, ReplicaId, Timestamp};
 use gantry_state::{Object, Op, State};
 
 use crate::api::record::record_of;
@@ -47,6 +48,20 @@ pub type Held = BTreeMap<String, bool>;
 pub fn held(inventory: &Inventory) -> Held {
     let images = inventory.images.iter();
     images.map(|image| (image.digest.clone(), image.kept)).collect()
+}
+
+/// What the node's replicas use; what is malformed or not the node's own is left out.
+#[must_use]
+pub fn measured(state: &State, node: NodeId, measured: &Measured) -> Vec<(ReplicaId, Usage)> {
+    let item = |item: &ReplicaUsage| {
+        let id = item.replica.parse::<ReplicaId>().ok()?;
+        let usage = Usage {
+            cpu: MilliCpu(item.cpu_milli),
+            memory: ByteSize(item.memory_bytes),
+        };
+        (state.replica(id)?.node == Some(node)).then_some((id, usage))
+    };
+    measured.items.iter().filter_map(item).collect()
 }
 
 /// What the node's store holds now, against what the state says it holds, and against what the session said before: what that

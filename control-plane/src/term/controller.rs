@@ -156,6 +156,9 @@ impl Driver {
             now: env.now(),
             monotonic: env.monotonic(),
         };
+        for (replica, usage) in self.term.take_measured() {
+            self.controller.measured(replica, usage, moment.monotonic);
+        }
         let applied = |node| self.term.acks().revision(node);
         let proposal = self.controller.propose(moment, &applied, &mut || env.replica_id());
         if let Some(transaction) = proposal {

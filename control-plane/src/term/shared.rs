@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_leader::Leases;
 use gantry_leader::dispatch::{Acknowledgements, Routes};
-use gantry_model::NodeId;
+use gantry_model::spec::Usage;
+use gantry_model::{NodeId, ReplicaId};
 use gantry_state::{Change, Op, State};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ pub struct TermHandle {
     pub encoded: Encoded,
     leases: Mutex<Leases>,
     acks: Mutex<Acknowledgements>,
+    /// What replicas use, not yet seen by the controller.
+    measured: Mutex<Vec<(ReplicaId, Usage)>>,
     routed: Mutex<Routed>,
     /// The revision that sets are made from.
     revision: watch::Sender<u64>,
@@ -94,6 +97,7 @@ impl TermHandle {
             encoded: Encoded::default(),
             leases: Mutex::default(),
             acks: Mutex::default(),
+            measured: Mutex::default(),
             routed: Mutex::default(),
             revision: watch::Sender::new(0),
         };
@@ -146,6 +150,18 @@ impl TermHandle {
     /// The leases; never hold the guard across an await.
     pub fn leases(&self) -> MutexGuard<'_, Leases> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Agents said what replicas use.
+    pub fn measured(&self, usage: Vec<(ReplicaId, Usage)>) {
+        let mut waiting = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.extend(usage);
+    }
+
+    /// Takes what was said of use since it was last asked for.
+    #[must_use]
+    pub fn take_measured(&self) -> Vec<(ReplicaId, Usage)> {
+        std::mem::take(&mut self.measured.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The acknowledgements; never hold the guard across an await.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gantry_api::v1::cluster_client::ClusterClient;
 use gantry_api::v1::{
-    ApplyReply, ApplyRequest, DeleteRequest, PlanReply, ScaleServiceRequest, UpdateServiceRequest, change,
+    ApplyReply, ApplyRequest, DeleteRequest, PlanReply, PlanRequest, ScaleServiceRequest, UpdateServiceRequest, change,
 };
 use gantry_model::object::{Replica, RolloutState, Service};
 use gantry_model::spec::{Application, ContainerSpec, Mode, NetworkAttachment, ServiceSpec};
@@ -295,7 +295,12 @@ async fn what_cannot_be_applied_is_refused_as_a_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_shows_where_replicas_would_go_and_changes_nothing() {
     let (cluster, _agents) = with_agents(1, 2).await;
-    let request = request(&application(4, "app:v1"));
+    let request = PlanRequest {
+        application: request(&application(4, "app:v1")).application,
+        room: true,
+        without_nodes: vec!["node0".to_string()],
+        ..PlanRequest::default()
+    };
     let call = |channel| {
         let request = request.clone();
         async move { ClusterClient::new(channel).with_limits().plan(request).await }
@@ -306,6 +311,24 @@ async fn a_plan_shows_where_replicas_would_go_and_changes_nothing() {
         plan.placements
             .iter()
             .all(|placement| placement.node.starts_with("node")),
+        "{plan:?}"
+    );
+    let on = |node: &str| {
+        plan.placements
+            .iter()
+            .filter(|one| one.node == node)
+            .map(|one| one.count)
+            .sum::<u32>()
+    };
+    let [loss] = plan.losses.as_slice() else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(
+        (loss.service.as_str(), loss.moved, loss.stranded),
+        ("web", on("node0"), 0)
+    );
+    assert!(
+        loss.moved > 0 && plan.room.len() == 1 && plan.room[0].more > 0,
         "{plan:?}"
     );
     assert!(cluster.service().await.is_none());

@@ -83,7 +83,7 @@ pub enum Command {
     /// Bring the cluster to what a manifest says
     Apply(commands::apply::ApplyArgs),
     /// Show what apply would change, and where replicas would run
-    Plan(commands::apply::PlanArgs),
+    Plan(commands::plan::PlanArgs),
     /// Remove what a manifest names
     Delete(commands::apply::DeleteArgs),
     /// Look at the HTTP ingress

@@ -72,7 +72,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Node(command) => commands::node::run(global, command).await,
         Command::Check(args) => commands::check::run(global, &args),
         Command::Apply(args) => commands::apply::apply(global, &args).await,
-        Command::Plan(args) => commands::apply::plan(global, &args).await,
+        Command::Plan(args) => commands::plan::run(global, &args).await,
         Command::Delete(args) => commands::apply::delete(global, &args).await,
         Command::Ingress(command) => commands::ingress::run(global, command).await,
         Command::Namespace(command) => commands::namespace::run(global, command).await,

@@ -92,6 +92,10 @@ impl ScaleHistory {
         let reason = match (within == wish.replicas && autoscale.is_measured(), within == min) {
             (true, _) => wish.reason,
             (false, true) => format!("at least {min}{since}"),
+            // Why there should be even more is what a person wants to know.
+            (false, false) if autoscale.is_measured() && within > present => {
+                format!("{}, at most {max}{since}", wish.reason)
+            }
             (false, false) => format!("at most {max}{since}"),
         };
         Some(Scaling {

@@ -25,7 +25,11 @@ pub struct ExplainArgs {
 pub async fn run(global: &Global, args: &ExplainArgs) -> Outcome {
     let client = Client::open(global).await?;
     let (namespace, object) = global.qualified(&args.object);
-    let request = ExplainRequest { namespace, object };
+    let request = ExplainRequest {
+        namespace,
+        object,
+        ..ExplainRequest::default()
+    };
     let reply = client
         .call(Repeat::Harmless, |mut cluster| {
             let request = request.clone();

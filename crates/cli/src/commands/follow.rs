@@ -224,6 +224,7 @@ impl Follower {
             let request = ExplainRequest {
                 namespace: service.namespace.to_string(),
                 object: service.name.to_string(),
+                ..ExplainRequest::default()
             };
             let explained = client
                 .call(Repeat::Harmless, |mut cluster| {

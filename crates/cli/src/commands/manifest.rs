@@ -53,6 +53,13 @@ pub struct ManifestArgs {
     profile: Vec<String>,
 }
 
+impl ManifestArgs {
+    /// Whether a manifest was named.
+    pub const fn names_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+}
+
 struct Disk;
 
 impl Files for Disk {

@@ -9,6 +9,7 @@ use gantry_model::object::{Availability, Node};
 use gantry_model::{Problem, Timestamp};
 use gantry_rpc::Repeat;
 
+use super::drain;
 use crate::args::Global;
 use crate::client::{Client, Read, parse};
 use crate::complete;
@@ -25,7 +26,7 @@ pub enum Command {
     /// Change labels
     Update(UpdateArgs),
     /// Move all replicas to other nodes, and place no more here
-    Drain(NodeArgs),
+    Drain(DrainArgs),
     /// Place replicas here again
     Activate(NodeArgs),
     /// Keep what runs here, but place no more
@@ -43,6 +44,14 @@ pub struct NodeArgs {
     /// Names, ids, or beginnings of ids
     #[arg(required = true, value_name = "NODE", add = ArgValueCompleter::new(complete::nodes))]
     nodes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    nodes: NodeArgs,
+    #[command(flatten)]
+    wait: drain::WaitArgs,
 }
 
 #[derive(Debug, Args)]
@@ -96,7 +105,10 @@ pub async fn run(global: &Global, command: Command) -> Outcome {
             let labels = [args.label_add, args.label_rm].concat();
             update(&client, &args.node, args.availability.unwrap_or_default(), labels).await
         }
-        Command::Drain(args) => set_availability(&client, &args, Availability::Drain).await,
+        Command::Drain(args) => {
+            set_availability(&client, &args.nodes, Availability::Drain).await?;
+            drain::wait(&client, &args.wait, &args.nodes.nodes).await
+        }
         Command::Activate(args) => set_availability(&client, &args, Availability::Active).await,
         Command::Pause(args) => set_availability(&client, &args, Availability::Pause).await,
         Command::Promote(args) => change_servers(&client, &args, Action::Promote).await,

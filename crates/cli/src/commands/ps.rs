@@ -133,10 +133,13 @@ fn status(replica: &Replica, now: Timestamp) -> String {
         Desired::Drain | Desired::Stop | Desired::Remove => observed.phase.to_string(),
     };
     let detail = match (observed.phase, observed.health) {
+        (Phase::Running, Health::Healthy) if replica.held => " (healthy, held: no traffic yet)".to_string(),
         (Phase::Running, Health::Healthy) => " (healthy)".to_string(),
         (Phase::Running, Health::Unhealthy) => " (unhealthy)".to_string(),
         (Phase::Running, Health::Starting) => " (health: starting)".to_string(),
         (Phase::Running, Health::None) if !observed.ready => " (not ready)".to_string(),
+        // Its rollout has not switched over to it yet.
+        (Phase::Running, Health::None) if replica.held => " (held: no traffic yet)".to_string(),
         (Phase::Failed, _) => observed.last_exit.map(|exit| exit_words(&exit)).unwrap_or_default(),
         _ => String::new(),
     };

@@ -39,7 +39,6 @@ struct Counts {
     old: u32,
     /// Still there, but not wanted any more.
     stopping: u32,
-    failure: String,
 }
 
 /// Judges a service by its replicas; `expected` is the revision that was asked for.
@@ -85,7 +84,6 @@ fn count<'a>(service: &Service, replicas: impl Iterator<Item = &'a Replica>) -> 
             Phase::Completed => counts.completed += 1,
             Phase::Failed | Phase::Rejected => {
                 counts.failed += 1;
-                counts.failure.clone_from(&replica.observed.message);
             }
             Phase::Stopped | Phase::Lost => {}
         }
@@ -145,10 +143,11 @@ fn job_state(counts: &Counts, wanted: Option<u32>) -> State {
         Some(wanted) => counts.completed >= wanted,
         None => counts.completed > 0,
     };
-    match (enough, running) {
-        (true, 0) => State::Converged,
-        (false, 0) if counts.failed > 0 => State::Failed(counts.failure.clone()),
-        _ => State::Going,
+    // A failed replica may be followed by another: that the job has failed is the leader's word.
+    if enough && running == 0 {
+        State::Converged
+    } else {
+        State::Going
     }
 }
 
@@ -332,8 +331,8 @@ mod tests {
     }
 
     #[test]
-    fn a_job_waits_for_its_completions_and_fails_when_nothing_runs_any_more() {
-        let service = service(
+    fn a_job_waits_for_its_completions_and_fails_when_the_leader_gives_it_up() {
+        let mut service = service(
             Mode::ReplicatedJob {
                 completions: 1,
                 parallelism: 1,
@@ -344,9 +343,16 @@ mod tests {
         assert_eq!(assess(&service, one(Phase::Running).iter(), 1).state, State::Going);
         let done = assess(&service, one(Phase::Completed).iter(), 1);
         assert_eq!((done.state, done.text.as_str()), (State::Converged, "1/1 completed"));
+        let failed = one(Phase::Failed);
+        assert_eq!(assess(&service, failed.iter(), 1).state, State::Going);
+        service.job.revision = 1;
+        service.job.ended = Some(gantry_model::object::JobEnd {
+            at: Timestamp(5),
+            failure: Some("it failed 2 times".to_string()),
+        });
         assert_eq!(
-            assess(&service, one(Phase::Failed).iter(), 1).state,
-            State::Failed("exit status 1".to_string())
+            assess(&service, failed.iter(), 1).state,
+            State::Failed("the job failed: it failed 2 times".to_string())
         );
     }
 }

@@ -196,3 +196,13 @@ fn bounds_follow_the_clock() {
     let (count, reason) = stage.look(0, 50, 99).expect("the most is less than there are");
     assert_eq!((count, reason.as_str()), (4, "at most 4 from '0 8 * * *' on"));
 }
+
+#[test]
+fn a_count_at_its_upper_bound_still_says_what_drove_it_there() {
+    let autoscale = Autoscale { max: 2, ..cpu(50) };
+    let mut stage = Stage::new(1, autoscale);
+    let (count, reason) = stage.look(0, 250, 1).expect("more are wished");
+    let expected = "processor time is at 500 % of the target, 50 % of its reservation, at most 2";
+    assert_eq!((count, reason.as_str()), (2, expected));
+    assert_eq!(stage.look(15, 250, 2), None, "there it stays");
+}

@@ -14,6 +14,6 @@ mod wait;
 pub use cluster::{Cluster, Shape, binary};
 pub use image::{busybox_rootfs, program_rootfs, web_rootfs};
 pub use lab::{Answer, Lab, Process};
-pub use load::{Load, Stream, Tally};
+pub use load::{Load, Stream, Tally, under_load};
 pub use look::Container;
 pub use wait::{DEADLINE, Stopwatch, elapsed_ms, machine_ms, until, within};

@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use crate::{Cluster, Container};
+use crate::{Cluster, Container, Stopwatch};
 
 /// From where, to where and how.
 #[derive(Debug, Clone)]
@@ -81,6 +81,36 @@ impl Cluster {
             child: child.expect("the load can be started"),
         }
     }
+}
+
+/// Lets `event` happen while all `streams` are under way, prints what came of them as a figure of `test`, and returns it.
+pub fn under_load(
+    cluster: &Cluster,
+    program: &Path,
+    streams: &[Stream<'_>],
+    (test, what): (&str, &str),
+    event: impl FnOnce(),
+) -> Vec<Tally> {
+    let loads: Vec<Load> = streams.iter().map(|stream| cluster.load(program, stream)).collect();
+    let watch = Stopwatch::start();
+    event();
+    let took = watch.ms();
+    let tallies: Vec<Tally> = loads.into_iter().map(Load::end).collect();
+    let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
+    println!(
+        "FIGURE {test}: {what}: {} of {} requests failed, {} asked again, slowest {} ms, in {took} ms",
+        sum(|tally| tally.failed),
+        sum(|tally| tally.requests),
+        sum(|tally| tally.asked_again),
+        tallies.iter().map(|tally| tally.slowest_ms).max().unwrap_or_default(),
+    );
+    for tally in tallies.iter().filter(|tally| tally.failed > 0) {
+        println!(
+            "  {}: {} of {}: {:?}",
+            tally.name, tally.failed, tally.requests, tally.failures
+        );
+    }
+    tallies
 }
 
 impl Load {

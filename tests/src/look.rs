@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::{Answer, Cluster, Lab};
+use crate::{Answer, Cluster, Lab, until};
 
 /// A container that runs, known by what its host shows and not by what the cluster says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +70,34 @@ impl Cluster {
             .into_iter()
             .find(|host| self.containers(host).contains_key(replica))
             .expect("the replica runs on one of the hosts")
+    }
+
+    /// No rollout of the service is under way, so many of its replicas serve, and those that were replaced have stopped.
+    ///
+    /// # Panics
+    /// When its rollout is paused or was rolled back, or the deadline passes.
+    pub fn until_settled(&self, service: &str, replicas: usize) {
+        until("the rollout is over", || {
+            let seen = self.json(&["service", "inspect", service])?;
+            match seen["rollout"]["state"].as_str() {
+                None | Some("completed") => Ok(()),
+                Some("running") => Err(seen["rollout"].to_string()),
+                Some(other) => panic!("the rollout is {other}: {}", seen["rollout"]),
+            }
+        });
+        let _ = self.until_ready(service, replicas);
+        until("what was replaced has stopped", || {
+            let all = self.json(&["ps", "-a"])?;
+            let leaving = all.as_array().into_iter().flatten().filter(|replica| {
+                replica["service_name"] == service
+                    && replica["desired"] != "run"
+                    && replica["observed"]["phase"] == "running"
+            });
+            match leaving.count() {
+                0 => Ok(()),
+                count => Err(format!("{count} still run")),
+            }
+        });
     }
 
     /// The first process of every container that runs on a host, by replica id, as the host's own process list tells.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use gantry_tests::{Cluster, Lab, Load, Shape, Stream, Tally, until, web_rootfs};
+use gantry_tests::{Cluster, Lab, Shape, Stream, under_load, until, web_rootfs};
 
 const SHAPE: Shape = Shape {
     servers: 1,
@@ -192,32 +192,7 @@ impl Site {
             .cluster
             .gantry_with(&variables, &["apply", "-f", &self.manifest])
             .ok();
-        self.settled(wanted.replicas);
-    }
-
-    /// No rollout is under way, so many replicas serve, and those that were replaced have stopped.
-    fn settled(&self, replicas: usize) {
-        until("the rollout is over", || {
-            let service = self.cluster.json(&["service", "inspect", "web"])?;
-            match service["rollout"]["state"].as_str() {
-                None | Some("completed") => Ok(()),
-                Some("running") => Err(service["rollout"].to_string()),
-                Some(other) => panic!("the rollout is {other}: {}", service["rollout"]),
-            }
-        });
-        let _ = self.cluster.until_ready("web", replicas);
-        until("what was replaced has stopped", || {
-            let all = self.cluster.json(&["ps", "-a"])?;
-            let leaving = all.as_array().into_iter().flatten().filter(|replica| {
-                replica["service_name"] == "web"
-                    && replica["desired"] != "run"
-                    && replica["observed"]["phase"] == "running"
-            });
-            match leaving.count() {
-                0 => Ok(()),
-                count => Err(format!("{count} still run")),
-            }
-        });
+        self.cluster.until_settled("web", wanted.replicas);
     }
 
     /// The addresses of a service's replicas.
@@ -356,27 +331,12 @@ impl Site {
                 stream(host, "slow", "/slow", false),
             ]
         });
-        let loads: Vec<Load> = streams.map(|one| self.cluster.load(&self.program, &one)).collect();
-        event();
-        let tallies: Vec<Tally> = loads.into_iter().map(Load::end).collect();
-        let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
-        let failed = sum(|tally| tally.failed);
-        println!(
-            "FIGURE ingress: {what}: {failed} of {} requests failed, {} asked again, slowest {} ms",
-            sum(|tally| tally.requests),
-            sum(|tally| tally.asked_again),
-            tallies.iter().map(|tally| tally.slowest_ms).max().unwrap_or_default(),
-        );
+        let streams: Vec<Stream<'_>> = streams.collect();
+        let tallies = under_load(&self.cluster, &self.program, &streams, ("ingress", what), event);
         for tally in &tallies {
             assert!(tally.requests >= REQUESTS_MIN, "{what}: hardly any load: {tally:?}");
-            if tally.failed > 0 {
-                println!(
-                    "  {}: {} of {}: {:?}",
-                    tally.name, tally.failed, tally.requests, tally.failures
-                );
-            }
         }
-        failed
+        tallies.iter().map(|tally| tally.failed).sum()
     }
 
     fn figures_count_what_was_served(&self) {

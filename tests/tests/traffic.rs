@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use gantry_tests::{Cluster, Container, Lab, Load, Shape, Stopwatch, Stream, Tally, machine_ms, until, web_rootfs};
+use gantry_tests::{Cluster, Container, Lab, Shape, Stream, Tally, machine_ms, under_load, until, web_rootfs};
 
 const SHAPE: Shape = Shape {
     servers: 3,
@@ -149,27 +149,7 @@ impl Site {
 
     /// No rollout is under way, and so many replicas serve.
     fn settled(&self, replicas: usize) {
-        until("the rollout is over", || {
-            let service = self.cluster.json(&["service", "inspect", "web"])?;
-            match service["rollout"]["state"].as_str() {
-                None | Some("completed") => Ok(()),
-                Some("running") => Err(service["rollout"].to_string()),
-                Some(other) => panic!("the rollout is {other}: {}", service["rollout"]),
-            }
-        });
-        let _ = self.cluster.until_ready("web", replicas);
-        until("what was replaced has stopped", || {
-            let all = self.cluster.json(&["ps", "-a"])?;
-            let leaving = all.as_array().into_iter().flatten().filter(|replica| {
-                replica["service_name"] == "web"
-                    && replica["desired"] != "run"
-                    && replica["observed"]["phase"] == "running"
-            });
-            match leaving.count() {
-                0 => Ok(()),
-                count => Err(format!("{count} still run")),
-            }
-        });
+        self.cluster.until_settled("web", replicas);
     }
 
     fn streams<'a>(&self, hosts: &[String], clients: &'a [Container]) -> Vec<Stream<'a>> {
@@ -227,31 +207,7 @@ impl Site {
         let mut hosts = self.cluster.agents();
         hosts.retain(|host| nodes(host));
         let streams = self.streams(&hosts, &inside);
-        let loads: Vec<Load> = streams
-            .iter()
-            .map(|stream| self.cluster.load(program, stream))
-            .collect();
-        let watch = Stopwatch::start();
-        event();
-        let took = watch.ms();
-        let tallies: Vec<Tally> = loads.into_iter().map(Load::end).collect();
-        let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
-        let slowest = tallies.iter().map(|tally| tally.slowest_ms).max().unwrap_or_default();
-        let failed = sum(|tally| tally.failed);
-        println!(
-            "FIGURE traffic: {what}: {failed} of {} requests failed, {} asked again, slowest {slowest} ms, in {took} ms",
-            sum(|tally| tally.requests),
-            sum(|tally| tally.asked_again),
-        );
-        for tally in &tallies {
-            if tally.failed > 0 {
-                println!(
-                    "  {}: {} of {}: {:?}",
-                    tally.name, tally.failed, tally.requests, tally.failures
-                );
-            }
-        }
-        tallies
+        under_load(&self.cluster, program, &streams, ("traffic", what), event)
     }
 }
 

@@ -4,7 +4,8 @@
 //! request from here either.
 //! **Invariant:** what is wrong with a certificate or an address is told and logged; it never holds an acknowledgement back.
 
-use std::sync::{Mutex, PoisonError};
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gantry_env::System;
@@ -13,7 +14,6 @@ use gantry_model::assignment::ServiceItem;
 use gantry_model::object::DataRecord;
 use gantry_model::spec::{IngressTls, SecretRef};
 use gantry_model::{Class, Problem};
-use std::sync::Arc;
 
 use crate::config::AgentConfig;
 use crate::shared::Surroundings;
@@ -43,11 +43,8 @@ impl NodeIngress {
             return Ok(Self::default());
         }
         let ingress = Ingress::new(config.ingress.clone(), Arc::new(System));
-        let ingress = ingress.map_err(|error| {
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-            let reason = format!("{error}{}", source.unwrap_or_default());
-            Problem::new(Class::Unavailable, "ingress of this node", reason)
-        })?;
+        let ingress =
+            ingress.map_err(|error| Problem::new(Class::Unavailable, "ingress of this node", with_source(&error)))?;
         Ok(Self {
             ingress: Some(ingress),
             applied: Mutex::default(),
@@ -109,6 +106,12 @@ impl NodeIngress {
     }
 }
 
+/// An error with what caused it.
+fn with_source(error: &dyn Error) -> String {
+    let source = error.source().map(|source| format!(": {source}"));
+    format!("{error}{}", source.unwrap_or_default())
+}
+
 fn references(services: &[ServiceItem]) -> impl Iterator<Item = &SecretRef> {
     let rules = services.iter().filter_map(|service| service.ingress.as_ref());
     rules.flat_map(|ingress| &ingress.rules).flat_map(|rule| rule.secrets())
@@ -133,10 +136,9 @@ fn certificates(services: &[ServiceItem], secrets: &[DataRecord]) -> (Certificat
             };
             let chain = content(secret);
             let added = match (chain, key.as_ref().map_or(chain, content)) {
-                (Some(chain), Some(key)) => certificates.add(&rule.host, chain, key).map_err(|error| {
-                    let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-                    format!("{error}{}", source.unwrap_or_default())
-                }),
+                (Some(chain), Some(key)) => certificates
+                    .add(&rule.host, chain, key)
+                    .map_err(|error| with_source(&error)),
                 (_, _) => Err("it is not on this node".to_string()),
             };
             if let Err(reason) = added {

@@ -57,12 +57,12 @@ pub(crate) async fn measure(shared: Arc<Shared>, containers: Containers, shutdow
 }
 
 async fn read(shared: &Arc<Shared>, containers: Containers, ids: Vec<ReplicaId>) -> BTreeMap<ReplicaId, Reading> {
-    let clock = Arc::clone(shared);
+    let shared = Arc::clone(shared);
     let look = move || {
         let reading = |id: ReplicaId| {
             let stats = containers.handle(id).ok()?.stats().ok()?;
             let reading = Reading {
-                at: clock.clock.now(),
+                at: shared.clock.now(),
                 cpu_us: stats.cpu.total_us,
                 memory: stats.memory.working_set,
             };

@@ -6,16 +6,17 @@ use clap::Args;
 use gantry_api::v1::change::Action;
 use gantry_api::v1::{ApplyRequest, Change, DeleteRequest};
 use gantry_api::{encode, kind};
+use gantry_model::spec::Application;
 use gantry_model::{Class, Problem};
 use gantry_rpc::Repeat;
 use serde_json::{Value, json};
 
-use self::supply::SupplyArgs;
+use self::supply::{Step, SupplyArgs};
 use super::follow::{self, Goal, WaitArgs};
 use super::manifest::{self, Manifest, ManifestArgs};
 use crate::args::Global;
 use crate::client::Client;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::output;
 
 // Arguments of `gantry apply`.
@@ -47,16 +48,26 @@ pub struct DeleteArgs {
     wait: WaitArgs,
 }
 
-/// Applies the manifest.
-pub async fn apply(global: &Global, args: &ApplyArgs) -> Outcome {
+/// Reads a manifest, and finds out what is to be done for its images.
+pub(super) async fn prepare(
+    global: &Global,
+    files: &ManifestArgs,
+    wanted: SupplyArgs,
+) -> Result<(Client, Application, Vec<Step>), Failure> {
     let Manifest {
         mut application,
         images,
-    } = manifest::read(global, &args.manifest)?;
+    } = manifest::read(global, files)?;
     let client = Client::open(global).await?;
     supply::name_as_cluster(&client, &mut application).await?;
     let known = supply::known(&client).await?;
-    let steps = supply::plan(&application, &images, &known, args.supply)?;
+    let steps = supply::plan(&application, &images, &known, wanted)?;
+    Ok((client, application, steps))
+}
+
+/// Applies the manifest.
+pub async fn apply(global: &Global, args: &ApplyArgs) -> Outcome {
+    let (client, application, steps) = prepare(global, &args.manifest, args.supply).await?;
     supply::run(global, &client, steps).await?;
     let request = ApplyRequest {
         application: Some(encode(kind::APPLICATION, &application)),

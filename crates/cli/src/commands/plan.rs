@@ -9,9 +9,9 @@ use gantry_model::Name;
 use gantry_rpc::Repeat;
 use serde_json::{Value, json};
 
-use super::apply::supply::{self, Step, SupplyArgs};
-use super::apply::{changes_json, changes_text};
-use super::manifest::{self, Manifest, ManifestArgs};
+use super::apply::supply::{Step, SupplyArgs};
+use super::apply::{changes_json, changes_text, prepare};
+use super::manifest::ManifestArgs;
 use crate::args::Global;
 use crate::client::Client;
 use crate::complete;
@@ -45,14 +45,7 @@ pub async fn run(global: &Global, args: &PlanArgs) -> Outcome {
         output::object(global.output, "plan", &json, || losses_text(&reply.losses))?;
         return Ok(());
     }
-    let Manifest {
-        mut application,
-        images,
-    } = manifest::read(global, &args.manifest)?;
-    let client = Client::open(global).await?;
-    supply::name_as_cluster(&client, &mut application).await?;
-    let known = supply::known(&client).await?;
-    let steps = supply::plan(&application, &images, &known, args.supply)?;
+    let (client, application, steps) = prepare(global, &args.manifest, args.supply).await?;
     if steps.iter().any(Step::brings_new) {
         return planned_steps_alone(global, &application.namespace, &steps);
     }
